@@ -1,0 +1,239 @@
+"""The report's networks: a backbone of ``keras.applications``, frozen in part, and a head.
+
+Every model is one flat functional graph (a nested model would hide its layers from Grad-CAM):
+
+    radiograph (S, S, 1) in 0-255 -> three channels -> scaling -> backbone -> ``features``
+    -> head -> ``logits`` -> ``predictions`` (softmax)
+
+Scaling is part of the graph, so that a saved model takes raw grey values and nobody needs to
+remember how it was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+from keras import KerasTensor, layers, regularizers
+
+from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment
+from mura_utils.layers import attention_heads, squeeze_excite
+from mura_utils.paths import data_dir
+
+FEATURES = "features"
+"""Name of the layer whose output, (N, h, w, C), the head reads: the backbone's final map."""
+
+_BACKBONES: dict[str, Callable[..., keras.Model]] = {
+    "densenet121": keras.applications.DenseNet121,
+    "densenet169": keras.applications.DenseNet169,
+    "mobilenet": keras.applications.MobileNet,
+}
+
+# Grey values 0-255 to what the ImageNet weights were trained on (keras.applications:
+# imagenet_utils.preprocess_input, modes "torch" and "tf").
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_BACKBONE_SCALING = {
+    "densenet": {
+        "scale": [1 / (255 * std) for std in _STD],
+        "offset": [-mean / std for mean, std in zip(_MEAN, _STD, strict=True)],
+    },
+    "mobilenet": {"scale": 1 / 127.5, "offset": -1.0},
+}
+
+
+def build_model(experiment: Experiment, classes: Sequence[str] | int) -> keras.Model:
+    """Build the network of an experiment, with its weights loaded and its layers frozen.
+
+    Args:
+        experiment: `backbone`, `alpha`, `weights`, `scaling`, `image_size`, `unfreeze`, and the
+            head's parameters are used.
+        classes: the class names, or how many there are.
+
+    Returns:
+        An uncompiled model from (N, S, S, 1) grey values in 0-255 to (N, K) probabilities.
+
+    Raises:
+        UserError: weights that cannot be fetched or do not fit; more convolutions to unfreeze than
+            there are.
+
+    Source: report Fig. 15 (exp1) and Fig. 16 (exp6).
+    """
+    count = classes if isinstance(classes, int) else len(classes)
+    keras.utils.set_random_seed(experiment.seed)
+    size = experiment.image_size
+    radiograph = keras.Input((size, size, 1), name="radiograph")
+    x = layers.Concatenate(name="three_channels")([radiograph] * 3)
+    x = _scaling(experiment)(x)
+    backbone = _load_backbone(experiment, x)
+    freeze(backbone, experiment.unfreeze)
+
+    x = layers.Identity(name=FEATURES)(backbone.output)
+    x = _attention_head(x, experiment) if experiment.head == "attention" else _dense_head(x, experiment)
+    x = layers.Dense(count, kernel_regularizer=_regularizer(experiment), name="logits")(x)
+    # float32 also under mixed precision: a float16 softmax loses small probabilities.
+    probabilities = layers.Activation("softmax", dtype="float32", name="predictions")(x)
+    return keras.Model(radiograph, probabilities, name=f"{experiment.backbone}_{experiment.head}")
+
+
+def freeze(backbone: keras.Model, unfreeze: int | str) -> None:
+    """Make the last `unfreeze` Conv2D layers, and all that follows the first of them, trainable.
+
+    What comes before is frozen, and its batch normalisation runs in inference mode. Depthwise
+    convolutions do not count, as they are no Conv2D in Keras, but are trained after the cut.
+
+    Args:
+        backbone: changed in place.
+        unfreeze: number of convolutions, or ``"all"``.
+
+    Raises:
+        UserError: the backbone has fewer convolutions.
+    """
+    convolutions = convolution_names(backbone)
+    if unfreeze == "all":
+        backbone.trainable = True
+        return
+    if unfreeze > len(convolutions):
+        raise UserError(
+            f"unfreeze = {unfreeze}, but {backbone.name} has {len(convolutions)} convolutions; "
+            "give a smaller number, or all."
+        )
+    trainable = False
+    first = convolutions[-unfreeze] if unfreeze else None
+    for layer in backbone.layers:
+        trainable = trainable or layer.name == first
+        layer.trainable = trainable
+
+
+def convolution_names(model: keras.Model) -> list[str]:
+    """Names of the Conv2D layers up to the feature map, in the graph's order."""
+    names = []
+    for layer in model.layers:
+        if layer.name == FEATURES:
+            break
+        if isinstance(layer, layers.Conv2D):
+            names.append(layer.name)
+    return names
+
+
+def parameter_counts(model: keras.Model) -> tuple[int, int, int]:
+    """Parameters of a model: (total, trainable, non-trainable)."""
+
+    def count(variables: list[keras.Variable]) -> int:
+        return sum(int(keras.ops.size(variable)) for variable in variables)
+
+    return (
+        count(model.weights),
+        count(model.trainable_weights),
+        count(model.non_trainable_weights),
+    )
+
+
+def load_model(path: Path) -> keras.Model:
+    """Load a trained model.
+
+    Raises:
+        UserError: the file is absent or not a Keras model.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: train it with notebook 05_modeling.")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not a Keras model ({error}); run 05_modeling again.") from error
+
+
+def _scaling(experiment: Experiment) -> layers.Layer:
+    if experiment.scaling == "unit":
+        return layers.Rescaling(1 / 255, name="scaling")
+    family = experiment.backbone.rstrip("0123456789")
+    return layers.Rescaling(**_BACKBONE_SCALING[family], name="scaling")
+
+
+def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
+    build = _BACKBONES[experiment.backbone]
+    options = {"include_top": False, "input_tensor": x}
+    if experiment.backbone == "mobilenet":
+        options["alpha"] = experiment.alpha
+    if experiment.weights == "none":
+        return build(weights=None, **options)
+    if experiment.weights == "imagenet":
+        try:
+            return build(weights="imagenet", **options)
+        except Exception as error:  # Keras raises a bare Exception when its download fails.
+            if isinstance(error, ValueError):  # an alpha that ImageNet weights do not exist for
+                raise UserError(f"{experiment.backbone}: {error}") from None
+            if "URL fetch failure" not in str(error):
+                raise
+            raise UserError(
+                f"The ImageNet weights of {experiment.backbone} could not be downloaded "
+                f"({error}): fetch that file on a machine with network and give its path as "
+                "weights=<path>, or train from random weights with weights=none."
+            ) from None
+    path = weights_path(experiment.weights)
+    backbone = build(weights=None, **options)
+    try:
+        backbone.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} does not fit {experiment.backbone} without its top ({reason}): check the "
+            "backbone, and for mobilenet alpha."
+        ) from None
+    return backbone
+
+
+def weights_path(weights: str) -> Path:
+    """The file that `weights` names: absolute, or relative to the data folder.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = data_dir() / Path(weights).expanduser()
+    if not path.is_file():
+        raise UserError(f"weights: {path} is no file; give imagenet, none, or a weights file.")
+    return path
+
+
+def _regularizer(experiment: Experiment) -> regularizers.Regularizer | None:
+    if experiment.l1 == experiment.l2 == 0:
+        return None
+    return regularizers.L1L2(l1=experiment.l1, l2=experiment.l2)
+
+
+def _dense_head(x: KerasTensor, experiment: Experiment) -> KerasTensor:
+    """Head of exp1 to exp4: global average pooling, dense layers, dropout."""
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    for number, units in enumerate(experiment.dense_units, start=1):
+        x = layers.Dense(
+            units,
+            activation="relu",
+            kernel_regularizer=_regularizer(experiment),
+            name=f"dense_{number}",
+        )(x)
+    return layers.Dropout(experiment.dropout[0], seed=experiment.seed, name="dropout")(x)
+
+
+def _attention_head(x: KerasTensor, experiment: Experiment) -> KerasTensor:
+    """Head of exp5 and exp6 (report Fig. 16): attention, then two dense branches added."""
+    rates = iter(experiment.dropout)
+
+    def dropout(x: KerasTensor, name: str) -> KerasTensor:
+        return layers.Dropout(next(rates), seed=experiment.seed, name=f"dropout_{name}")(x)
+
+    def dense(x: KerasTensor, units: int, name: str, **options) -> KerasTensor:
+        return layers.Dense(
+            units, kernel_regularizer=_regularizer(experiment), name=name, **options
+        )(x)
+
+    if experiment.squeeze_excite:
+        x = squeeze_excite(x)
+    x = dropout(attention_heads(x), "maps")
+    x = dropout(layers.GlobalAveragePooling2D(name="pool")(x), "pool")
+    a = layers.BatchNormalization(name="a1_bn")(dense(x, 512, "a1"))
+    a = layers.BatchNormalization(name="a2_bn")(dense(dropout(a, "a"), 512, "a2"))
+    b = layers.BatchNormalization(name="b_bn")(dense(x, 512, "b", use_bias=False))
+    x = layers.Activation("relu", name="branches_relu")(layers.Add(name="branches")([a, b]))
+    x = dense(dropout(x, "branches"), 256, "dense", activation="relu")
+    return dropout(x, "dense")
