@@ -172,15 +172,20 @@ def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
                 "weights=<path>, or train from random weights with weights=none."
             ) from None
     path = weights_path(experiment.weights)
-    backbone = build(weights=None, **options)
+    # A file is loaded into the network as its users save it, without our input layers, whose extra
+    # containers Keras would report as missing from the file.
+    size = experiment.image_size
+    as_saved = build(weights=None, **options | {"input_tensor": None, "input_shape": (size, size, 3)})
     try:
-        backbone.load_weights(path)
+        as_saved.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path} does not fit {experiment.backbone} without its top ({reason}): check the "
             "backbone, and for mobilenet alpha."
         ) from None
+    backbone = build(weights=None, **options)
+    backbone.set_weights(as_saved.get_weights())
     return backbone
 
 

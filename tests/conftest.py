@@ -1,0 +1,28 @@
+"""Every test works in temporary folders and touches no run, data or cache of the user's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    """Point data/, runs/ and cache/ into the test's own folder."""
+    for name in ("data", "runs", "cache"):
+        monkeypatch.setenv(f"MURA_{name.upper()}_DIR", str(tmp_path / name))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real radiographs and weights, where the checkout has them."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data: {SHARED} is absent")
+    return SHARED

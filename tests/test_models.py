@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from mura_utils import models
+from mura_utils.errors import UserError
+from mura_utils.experiments import load_experiment, validate_parameters
+from mura_utils.layers import attention_heads, squeeze_excite
+
+SMALL = {"backbone": "mobilenet", "alpha": 0.25, "image_size": 64, "weights": "none"}
+
+
+def small(**changes):
+    return validate_parameters({**SMALL, **changes}, "test")
+
+
+def test_exp1_has_the_reports_parameter_counts():
+    model = models.build_model(load_experiment("exp1", weights="none"), 14)
+    assert models.parameter_counts(model) == (8_101_454, 1_063_950, 7_037_504)
+
+
+def test_exp6_has_the_reports_parameter_counts_with_every_layer_trainable():
+    model = models.build_model(load_experiment("exp6", weights="none", unfreeze="all"), 14)
+    assert models.parameter_counts(model) == (10_722_705, 10_635_985, 86_720)
+
+
+def test_the_last_five_convolutions_of_densenet121_are_the_reports():
+    model = models.build_model(load_experiment("exp6", weights="none"), 14)
+    convolutions = models.convolution_names(model)
+    assert len(convolutions) == 120
+    trainable = [name for name in convolutions if model.get_layer(name).trainable]
+    assert trainable == convolutions[-5:]
+    assert (trainable[0], trainable[-1]) == ("conv5_block14_2_conv", "conv5_block16_2_conv")
+    assert not model.get_layer("conv5_block14_1_bn").trainable
+    assert model.get_layer("conv5_block15_0_bn").trainable
+
+
+def test_frozen_batch_normalisation_keeps_its_statistics_in_training():
+    model = models.build_model(small(unfreeze=1), 3)
+    frozen, trained = model.get_layer("conv1_bn"), model.get_layer("conv_pw_13_bn")
+    before = [np.array(layer.moving_mean) for layer in (frozen, trained)]
+    model(np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 1)).astype("float32"), training=True)
+    assert np.array_equal(before[0], frozen.moving_mean)
+    assert not np.array_equal(before[1], trained.moving_mean)
+
+
+def test_too_many_convolutions_to_unfreeze_is_one_sentence():
+    with pytest.raises(UserError, match="unfreeze = 99, but .* has 14 convolutions"):
+        models.build_model(small(unfreeze=99), 3)
+
+
+def test_the_saved_model_takes_grey_values_and_needs_nothing_of_ours(tmp_path):
+    model = models.build_model(small(), ["a", "b", "c"])
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 1)).astype("float32")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), expected, atol=1e-6)
+    np.testing.assert_allclose(expected.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["densenet121", "mobilenet"])
+def test_scaling_inside_equals_the_backbones_own_preprocessing(backbone):
+    model = models.build_model(small(backbone=backbone, scaling="backbone"), 3)
+    scaled = keras.Model(model.input, model.get_layer("scaling").output)
+    grey = np.linspace(0, 255, 64 * 64).reshape(1, 64, 64, 1).astype("float32")
+    module = keras.applications.densenet if backbone == "densenet121" else keras.applications.mobilenet
+    expected = module.preprocess_input(np.repeat(grey, 3, axis=-1).copy())
+    np.testing.assert_allclose(scaled.predict(grey, verbose=0), expected, atol=1e-5)
+
+
+def test_exp5_is_exp6_without_squeeze_and_excite():
+    with_gate = {layer.name for layer in models.build_model(small(), 3).layers}
+    without = {layer.name for layer in models.build_model(small(squeeze_excite=False), 3).layers}
+    assert with_gate - without == {
+        "squeeze", "excite_reduce", "excite_expand", "excite", "squeeze_excite",
+    }  # fmt: skip
+
+
+def test_squeeze_excite_scales_channels_and_attention_scales_positions():
+    inputs = keras.Input((4, 4, 32))
+    gated = keras.Model(inputs, squeeze_excite(inputs))
+    x = np.random.default_rng(0).uniform(1, 2, (2, 4, 4, 32)).astype("float32")
+    gate = gated.predict(x, verbose=0) / x
+    np.testing.assert_allclose(gate, gate[:, :1, :1] * np.ones_like(gate), rtol=1e-4)
+    attended = keras.Model(inputs, attention_heads(inputs, count=2))
+    weight = attended.predict(x, verbose=0) / np.concatenate([x, x], axis=-1)
+    np.testing.assert_allclose(weight[..., :32], weight[..., :1] * np.ones(32), rtol=1e-4)
+    assert weight.min() > 0 and weight.max() < 1
+
+
+def test_a_weights_path_that_is_no_file_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.h5 is no file; give imagenet, none"):
+        models.build_model(small(weights=str(tmp_path / "nowhere.h5")), 3)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    other = keras.applications.MobileNet(alpha=0.5, include_top=False, weights=None, input_shape=(64, 64, 3))
+    other.save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(UserError, match="does not fit mobilenet"):
+        models.build_model(small(weights=str(tmp_path / "other.weights.h5")), 3)
+
+
+def test_no_network_is_one_sentence_that_says_how_to_bring_a_file(monkeypatch):
+    def fail(*args, **kwargs):
+        raise Exception("URL fetch failure on the-address: None -- no network")
+
+    monkeypatch.setitem(models._BACKBONES, "mobilenet", fail)
+    with pytest.raises(UserError, match=r"could not be downloaded .*the-address.*weights=<path>"):
+        models.build_model(small(weights="imagenet"), 3)
+
+
+def test_real_imagenet_weights_load(shared):
+    path = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
+    model = models.build_model(small(weights=str(path), image_size=224), 8)
+    other = models.build_model(small(image_size=224), 8)
+    first = [np.array(m.get_layer("conv1").kernel) for m in (model, other)]
+    assert np.abs(first[0] - first[1]).max() > 0.1
+    assert model.get_layer(models.FEATURES).output.shape == (None, 7, 7, 256)

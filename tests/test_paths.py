@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from mura_utils import paths
+from mura_utils.errors import UserError
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), paths.atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_temporary_file_keeps_the_suffix(tmp_path):
+    with paths.atomic_write(tmp_path / "model.keras") as temporary:
+        assert temporary.suffix == ".keras"
+        temporary.write_text("whole")
+    assert (tmp_path / "model.keras").read_text() == "whole"
+
+
+def test_folders_follow_the_environment_and_not_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MURA_RUNS_DIR")
+    assert paths.runs_dir() == paths.REPOSITORY / "runs"
+    monkeypatch.setenv("MURA_RUNS_DIR", str(tmp_path / "elsewhere"))
+    assert paths.runs_dir() == tmp_path / "elsewhere"
+
+
+def test_json_refuses_nan_and_names_a_broken_file(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        paths.write_json(tmp_path / "metrics.json", {"kappa": float("nan")})
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match="metrics.json is not JSON"):
+        paths.read_json(tmp_path / "metrics.json")
+
+
+def test_csv_has_lf_line_ends_and_no_index(tmp_path):
+    paths.write_csv(tmp_path / "t.csv", pd.DataFrame({"path": ["a"], "n": [1]}))
+    assert (tmp_path / "t.csv").read_bytes() == b"path,n\na,1\n"
