@@ -1,0 +1,59 @@
+"""How well a heat-map agrees with a mask of the abnormality.
+
+Both scores need the chance level beside them: a map drawn at random scores ``mask.mean()``, the
+share of the image that the mask covers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mura_utils.errors import UserError
+
+
+def pointing_game(heatmap: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether the heat-map's maximum lies in the mask.
+
+    Where several pixels share the maximum, more than half of them must lie in the mask; a constant
+    map points nowhere and misses. No margin is allowed around the mask (the paper allows 15 px).
+
+    Args:
+        heatmap: (H, W), not negative.
+        mask: (H, W) bool, True where the abnormality is.
+
+    Raises:
+        UserError: shapes differ or the mask is empty.
+
+    Source: Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop", section 4.2.
+    """
+    _check(heatmap, mask)
+    if heatmap.max() == heatmap.min():
+        return False
+    return bool(mask[heatmap == heatmap.max()].mean() > 0.5)
+
+
+def energy_in_mask(heatmap: np.ndarray, mask: np.ndarray) -> float:
+    """Share of the heat-map's sum that lies in the mask, 0..1; 0 for a map of zeros.
+
+    Args:
+        heatmap: (H, W), not negative.
+        mask: (H, W) bool, True where the abnormality is.
+
+    Raises:
+        UserError: shapes differ or the mask is empty.
+
+    Source: Wang et al. 2020, "Score-CAM", section 4.3, "energy-based pointing game".
+    """
+    _check(heatmap, mask)
+    total = heatmap.sum(dtype=float)
+    return float(heatmap[mask].sum(dtype=float) / total) if total > 0 else 0.0
+
+
+def _check(heatmap: np.ndarray, mask: np.ndarray) -> None:
+    if heatmap.shape != mask.shape or mask.dtype != bool:
+        raise UserError(
+            f"Heat-map {heatmap.shape} and mask {mask.shape} ({mask.dtype}) must be (H, W) alike, "
+            "the mask bool: resize the mask to the model's input."
+        )
+    if not mask.any():
+        raise UserError("The mask is empty, so nothing can be hit: score abnormal images only.")

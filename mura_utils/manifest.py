@@ -1,0 +1,165 @@
+"""The table of usable images, and the report on what was left out and why."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from mura_utils.errors import UserError
+from mura_utils.images import FAULTS, ImageFault, inspect_image
+from mura_utils.sources.listing import Listing
+
+_UNREAD = {
+    "width": 0,
+    "height": 0,
+    "mode": "",
+    "sha256": "",
+    "mean": float("nan"),
+    "std": float("nan"),
+    "fault": "",
+    "detail": "",
+}
+_REMARKED_FAULTS = {"missing-file": "missing", "zero-byte-file": "zero-byte"}
+
+
+def scan(
+    listing: Listing, read_pixels: bool = True, workers: int | None = None, progress: bool = True
+) -> pd.DataFrame:
+    """Open every listed file once, in parallel: hash, decode, measure.
+
+    Threads are enough, because PIL and hashlib release the interpreter's lock while they work.
+
+    Args:
+        listing: what `sources.open_source` gives.
+        read_pixels: False opens no file and trusts the listing on what is missing or empty; then
+            width and height are 0, mode and sha256 are "", mean and std are NaN.
+        workers: threads; None for a few more than there are cores.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The inventory: the listing's rows and width, height (pixels), mode (PIL's, as stored),
+        sha256, mean, std (of the grey image, 0 to 255), fault ("" or one of `images.FAULTS`), and
+        detail (what is wrong, or odd about a usable file). Faulty rows have no measurements.
+    """
+    rows = listing.rows
+    if not read_pixels:
+        known = listing.remarks[listing.remarks["kind"].isin(_REMARKED_FAULTS)].set_index("path")
+        known = known.reindex(rows["path"], fill_value="")
+        return rows.assign(
+            **_UNREAD
+            | {
+                "fault": known["kind"].replace(_REMARKED_FAULTS).to_numpy(),
+                "detail": known["detail"].to_numpy(),
+            }
+        )
+    with ThreadPoolExecutor(workers) as pool:
+        found = pool.map(partial(_measure, listing.root), rows["path"])
+        bar = tqdm(
+            found, desc="Reading images", total=len(rows), unit="image", disable=not progress
+        )
+        measured = pd.DataFrame(list(bar), columns=list(_UNREAD), index=rows.index)
+    return pd.concat([rows, measured], axis=1)
+
+
+def admit(inventory: pd.DataFrame, exclude_duplicates: bool = False) -> pd.DataFrame:
+    """Take the usable rows of an inventory: the manifest.
+
+    Args:
+        inventory: what `scan` gives.
+        exclude_duplicates: of identical files keep only the first, official valid before train, so
+            that the test set stays whole.
+
+    Raises:
+        UserError: nothing is usable, or duplicates shall go but no file was read.
+    """
+    admitted = inventory[inventory["fault"] == ""]
+    if admitted.empty:
+        faults = _count(inventory["fault"])
+        raise UserError(
+            f"None of the {len(inventory):,} listed images can be used ({faults}); "
+            "check the data folder."
+        )
+    if exclude_duplicates:
+        if not _pixels_read(inventory):
+            raise UserError("Duplicates are found by content; scan with read_pixels=True.")
+        test_first = admitted["official_split"].ne("valid").sort_values(kind="stable").index
+        admitted = admitted.loc[test_first].drop_duplicates("sha256").sort_index()
+    return admitted.drop(columns=["fault", "detail"]).reset_index(drop=True)
+
+
+def quality_report(listing: Listing, inventory: pd.DataFrame) -> dict[str, Any]:
+    """Report what is on disk, what is excluded and why; for `quality.json`.
+
+    Returns:
+        source; read_pixels; counts (listed, admitted, excluded by fault, remarks by kind); excluded
+        (path, fault, detail); remarks by kind (path, detail), complete; modes (admitted images by
+        stored mode) and converted (how many of them were not 8-bit grey); duplicates (the number of
+        groups of identical files, of files in them, of groups that cross patients, studies,
+        official splits or labels, and the groups themselves).
+    """
+    bad = inventory[inventory["fault"] != ""]
+    good = inventory[inventory["fault"] == ""]
+    read_pixels = _pixels_read(inventory)
+    odd = good[good["detail"] != ""].assign(kind="suffix-mismatch")
+    columns = ["path", "kind", "detail"]
+    remarks = pd.concat([listing.remarks[columns], odd[columns]], ignore_index=True)
+    modes = good["mode"].value_counts().to_dict() if read_pixels else {}
+    return {
+        "source": listing.source,
+        "read_pixels": read_pixels,
+        "counts": {
+            "listed": len(inventory),
+            "admitted": len(good),
+            "excluded": {kind: int((bad["fault"] == kind).sum()) for kind in FAULTS},
+            "remarks": remarks["kind"].value_counts().to_dict(),
+        },
+        "excluded": bad[["path", "fault", "detail"]].to_dict("records"),
+        "remarks": {
+            kind: group[["path", "detail"]].to_dict("records")
+            for kind, group in remarks.groupby("kind")
+        },
+        "modes": modes,
+        "converted": sum(count for mode, count in modes.items() if mode != "L"),
+        "duplicates": _duplicates(good),
+    }
+
+
+def _measure(root: Path, path: str) -> dict[str, Any]:
+    try:
+        return _UNREAD | vars(inspect_image(root / path))
+    except ImageFault as fault:
+        return _UNREAD | {"fault": fault.kind, "detail": fault.detail}
+
+
+def _pixels_read(inventory: pd.DataFrame) -> bool:
+    return not ((inventory["fault"] == "") & (inventory["sha256"] == "")).any()
+
+
+def _count(faults: pd.Series) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in faults.value_counts().items())
+
+
+def _duplicates(good: pd.DataFrame) -> dict[str, Any]:
+    """Groups of files with the same bytes, and what they cross."""
+    crossed = ["patient", "study", "official_split", "label"]
+    same = good[(good["sha256"] != "") & good["sha256"].duplicated(keep=False)]
+    groups = [
+        {
+            "paths": group["path"].tolist(),
+            "across": [column for column in crossed if len(set(group[column])) > 1],
+        }
+        for _, group in same.groupby("sha256", sort=False)
+    ]
+    return {
+        "groups": len(groups),
+        "files": len(same),
+        "across": {
+            column: sum(column in group["across"] for group in groups) for column in crossed
+        },
+        "files_by_group": groups,
+    }

@@ -1,0 +1,239 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from mura_utils import explain
+from mura_utils.errors import UserError
+from mura_utils.explain import class_target, contrast_target
+
+CLASSES = ["Abnormal-ELBOW", "Abnormal-HAND", "Normal-ELBOW", "Normal-HAND"]
+SIZE = 32
+
+
+def start() -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    radiograph = keras.Input((SIZE, SIZE, 1), name="radiograph")
+    x = layers.Concatenate(name="three_channels")([radiograph] * 3)
+    return radiograph, layers.Rescaling(1 / 255, name="scaling")(x)
+
+
+def finish(radiograph, x, heads: int = 0) -> keras.Model:
+    x = layers.Identity(name="features")(x)
+    if heads:
+        maps = [
+            layers.Conv2D(1, 1, activation="sigmoid", name=f"attention_{h}")(x)
+            for h in range(heads)
+        ]
+        x = layers.Concatenate()([layers.Multiply()([x, map_]) for map_ in maps])
+    x = layers.Dense(len(CLASSES), name="logits")(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(radiograph, layers.Activation("softmax", name="predictions")(x))
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    """Two convolutions; like a dense block, the map that the head sees is no convolution."""
+    keras.utils.set_random_seed(0)
+    radiograph, x = start()
+    first = layers.Conv2D(6, 3, strides=4, padding="same", activation="relu", name="conv_1")(x)
+    last = layers.Conv2D(2, 3, padding="same", name="conv_2")(first)
+    x = layers.Activation("relu", name="relu")(layers.Concatenate()([first, last]))
+    return finish(radiograph, x, heads=3)
+
+
+@pytest.fixture(scope="module")
+def brightness() -> keras.Model:
+    """Weights by hand; both channels are brightness in cells of 4 x 4 pixels.
+
+    Channel 0 is the finding: it speaks for Abnormal-ELBOW and against Normal-ELBOW. Channel 1 is
+    the anatomy: it speaks for both.
+    """
+    radiograph, x = start()
+    x = layers.Conv2D(2, 4, strides=4, activation="relu", name="conv", bias_initializer="zeros")(x)
+    model = finish(radiograph, x)
+    kernel = np.full((4, 4, 3, 2), 1 / 48, np.float32)
+    model.get_layer("conv").set_weights([kernel, np.zeros(2)])
+    logits = np.array([[2, 0, -2, 0], [3, 0, 3, 0]], np.float32)
+    model.get_layer("logits").set_weights([logits, np.zeros(4)])
+    return model
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 255, (5, SIZE, SIZE, 1)).astype(np.float32)
+
+
+@pytest.fixture
+def bright_corner() -> np.ndarray:
+    image = np.zeros((1, SIZE, SIZE, 1), np.float32)
+    image[0, :8, 24:] = 255
+    return image
+
+
+def check(heatmaps: np.ndarray, count: int, size: int = SIZE) -> None:
+    assert heatmaps.shape == (count, size, size)
+    assert heatmaps.dtype == np.float32
+    assert heatmaps.min(axis=(1, 2)) == pytest.approx(np.zeros(count))
+    assert heatmaps.max(axis=(1, 2)) == pytest.approx(np.ones(count))
+
+
+@pytest.mark.parametrize(
+    "method", ["attention_0", "attention_1", "attention_2", "saliency", "smooth_grad"]
+)
+def test_every_method_gives_maps_in_0_1(model, images, method):
+    check(explain.METHODS[method](model, images, class_target([0, 1, 2, 3, 0], CLASSES)), 5)
+
+
+def test_grad_cam_looks_where_the_evidence_is(brightness, bright_corner):
+    heatmap = explain.grad_cam(brightness, bright_corner, class_target([0], CLASSES))[0]
+    check(heatmap[None], 1)
+    assert heatmap[:8, 24:].min() > 0.35
+    assert heatmap[12:, :20].max() == 0
+
+
+def test_grad_cam_equals_its_formula_at_the_logits(model, images):
+    """Selvaraju et al. 2017, equations 1 and 2, by hand; the softmax must not take part."""
+    import tensorflow as tf
+
+    both = keras.Model(
+        model.input, [model.get_layer("features").output, model.get_layer("logits").output]
+    )
+    with tf.GradientTape() as tape:
+        features, logits = both(images)
+        score = logits[:, 1]
+    weights = tf.reduce_mean(tape.gradient(score, features), axis=(1, 2), keepdims=True)
+    cam = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))
+    cam = tf.image.resize(cam[..., None], (SIZE, SIZE))[..., 0].numpy()
+    heatmaps = explain.grad_cam(model, images, class_target([1] * 5, CLASSES))
+    assert cam.max() > 0
+    for one, expected in zip(heatmaps, cam, strict=True):
+        span = max(np.ptp(expected), 1e-12)
+        assert one == pytest.approx((expected - expected.min()) / span, abs=1e-4)
+
+
+def test_grad_cam_stays_at_the_layer_it_was_given(model, images):
+    """tf-keras-vis would walk back from the features to the last convolution."""
+    target = class_target([0] * 5, CLASSES)
+    default = explain.grad_cam(model, images, target)
+    assert np.array_equal(default, explain.grad_cam(model, images, target, layer="relu"))
+    assert not np.allclose(default, explain.grad_cam(model, images, target, layer="conv_2"))
+
+
+def test_contrast_is_abnormal_minus_normal_of_the_same_part():
+    assert class_target([2], CLASSES).weights.tolist() == [[0, 0, 1, 0]]
+    weights = contrast_target([2, 1, 0], CLASSES).weights
+    assert weights.tolist() == [[1, 0, -1, 0], [0, 1, 0, -1], [1, 0, -1, 0]]
+
+
+@pytest.mark.parametrize(("channel", "seen"), [("finding", True), ("anatomy", False)])
+def test_contrast_cancels_the_anatomy(brightness, bright_corner, channel, seen):
+    """With one channel alone: abnormal - normal sees the finding's, a class sees both."""
+    model = keras.models.clone_model(brightness)
+    model.set_weights(brightness.get_weights())
+    kernel, bias = model.get_layer("conv").get_weights()
+    kernel[..., 1 if channel == "finding" else 0] = 0
+    model.get_layer("conv").set_weights([kernel, bias])
+    assert explain.grad_cam(model, bright_corner, class_target([0], CLASSES)).any()
+    contrast = explain.grad_cam(model, bright_corner, contrast_target([2], CLASSES))
+    assert contrast.any() == seen
+
+
+def test_contrast_needs_both_classes():
+    with pytest.raises(UserError, match="no class Normal-ELBOW"):
+        contrast_target([0], ["Abnormal-ELBOW", "Abnormal-HAND"])
+
+
+def test_saliency_sees_a_gradient_without_any_evidence(brightness, bright_corner):
+    """A gradient says where a change would matter, here only where the relu is open."""
+    heatmap = explain.saliency(brightness, bright_corner, class_target([0], CLASSES))[0]
+    assert heatmap[:8, 24:].min() == pytest.approx(1)
+    assert heatmap[8:].max() == 0
+
+
+def test_smooth_grad_depends_on_the_seed_only(model, images):
+    target = class_target([0] * 5, CLASSES)
+    options = {"smooth_samples": 3, "seed": 1}
+    maps = explain.saliency(model, images, target, **options)
+    alone = explain.saliency(model, images[3:4], class_target([0], CLASSES), **options)
+    assert alone[0] == pytest.approx(maps[3], abs=1e-5)
+    other = explain.saliency(model, images, target, smooth_samples=3, seed=2)
+    assert not np.allclose(maps, other)
+    assert not np.allclose(maps, explain.saliency(model, images, target))
+
+
+def test_images_are_explained_independently_across_chunks(model, images):
+    many = np.concatenate([images] * 4)
+    targets = class_target([0, 1, 2, 3, 0] * 4, CLASSES)
+    for name in explain.methods_of(model):
+        maps = explain.METHODS[name](model, many, targets)
+        assert len(many) == len(maps) > explain._CHUNK
+        assert maps[15:] == pytest.approx(maps[:5], abs=1e-4), name
+
+
+def test_attention_maps_are_the_heads_own(model, images):
+    maps = explain.attention_maps(model, images)
+    assert maps.shape == (5, 3, SIZE, SIZE)
+    head = keras.Model(model.input, model.get_layer("attention_2").output)(images)
+    heat, raw = maps[1, 2, 2::4, 2::4], head[1, ..., 0].numpy()
+    assert np.corrcoef(heat.ravel(), raw.ravel())[0, 1] > 0.95
+    with_target = explain.METHODS["attention_2"](model, images, class_target([0] * 5, CLASSES))
+    assert np.array_equal(with_target, maps[:, 2])
+
+
+def test_a_model_without_heads_has_no_attention_methods(brightness, images):
+    assert explain.methods_of(brightness) == ["saliency", "smooth_grad", "grad_cam"]
+    with pytest.raises(UserError, match="no attention heads"):
+        explain.attention_maps(brightness, images)
+
+
+def test_a_constant_map_is_zeros_and_never_nan(model):
+    black = np.zeros((2, SIZE, SIZE, 1), np.float32)
+    # biases are zero, so a black image gives constant activations and a constant attention
+    maps = explain.attention_maps(model, black)
+    cams = explain.grad_cam(model, black, class_target([0, 1], CLASSES))
+    assert not maps.any()
+    assert not cams.any()
+
+
+def test_a_diverged_model_is_named_as_such(brightness, bright_corner):
+    broken = keras.models.clone_model(brightness)
+    broken.get_layer("logits").set_weights([np.full((2, 4), np.nan), np.zeros(4)])
+    with pytest.raises(UserError, match="diverged"):
+        explain.saliency(broken, bright_corner, class_target([0], CLASSES))
+
+
+@pytest.mark.parametrize("layer", ["no_such_layer", "logits"])
+def test_a_layer_without_a_feature_map_is_refused(model, images, layer):
+    with pytest.raises(UserError, match=layer):
+        explain.grad_cam(model, images, class_target([0] * 5, CLASSES), layer=layer)
+
+
+def test_images_and_targets_must_fit_the_model(model, images):
+    with pytest.raises(UserError, match="do not fit"):
+        explain.saliency(model, images[:, :16], class_target([0] * 5, CLASSES))
+    with pytest.raises(UserError, match="does not fit 5 images"):
+        explain.grad_cam(model, images, class_target([0], CLASSES))
+
+
+def test_explaining_leaves_the_model_as_it_was(model, images):
+    before = model.predict(images, verbose=0)
+    weights = [weight.copy() for weight in model.get_weights()]
+    for method in explain.METHODS.values():
+        method(model, images, contrast_target([0] * 5, CLASSES))
+    assert model.layers[-1].activation is keras.activations.softmax
+    assert np.array_equal(before, model.predict(images, verbose=0))
+    assert all(map(np.array_equal, weights, model.get_weights()))
+
+
+def test_a_mobilenet_of_keras_applications_saved_and_loaded(tmp_path):
+    keras.utils.set_random_seed(0)
+    radiograph = keras.Input((64, 64, 1))
+    x = layers.Rescaling(1 / 255)(layers.Concatenate()([radiograph] * 3))
+    base = keras.applications.MobileNet(alpha=0.25, weights=None, include_top=False, input_tensor=x)
+    finish(radiograph, base.output, heads=3).save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 1)).astype(np.float32)
+    for name, method in explain.METHODS.items():
+        heatmaps = method(model, images, class_target([0, 3], CLASSES))
+        assert heatmaps.shape == (2, 64, 64), name
+        assert np.isfinite(heatmaps).all(), name
+    check(explain.saliency(model, images, class_target([0, 3], CLASSES)), 2, size=64)
