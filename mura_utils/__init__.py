@@ -1,10 +1,14 @@
 """Helpers behind the notebook series on classifying bone radiographs."""
 
 import os
+import sys
 
 __version__ = "0.1.0"
 
-# Both must be set before Keras and TensorFlow are imported. Level 1 hides TensorFlow's start-up
-# information and keeps its warnings.
+# Must be set before Keras is imported.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+
+if "ipykernel" in sys.modules:
+    from mura_utils.terminal import to_the_terminal_in_this_cell
+
+    to_the_terminal_in_this_cell()

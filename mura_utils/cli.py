@@ -45,7 +45,7 @@ def run(
         start,
         stop,
         overwrite=overwrite,
-        progress=sys.stderr.isatty(),
+        progress=sys.stdout.isatty(),
         report=typer.echo,
     )
 
@@ -53,7 +53,7 @@ def run(
 @data_app.command("phantom")
 def data_phantom(
     folder: Annotated[str, typer.Argument(help="absolute, or a name in data/")] = "phantom",
-    patients: Annotated[int, typer.Option(help="how many patients to draw", min=30)] = 600,
+    patients: Annotated[int, typer.Option(help="how many patients to draw", min=30)] = 480,
     seed: Annotated[int, typer.Option(help="another seed draws other patients", min=0)] = 0,
 ) -> None:
     """Draw a phantom data set in MURA's layout."""
@@ -91,7 +91,7 @@ def data_check(
 def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG or JPEG radiographs")],
     run: Annotated[str, typer.Option(help="a run's name, or its folder")],
-    out: Annotated[Path, typer.Option(help="folder for the overlays")] = Path("."),
+    out: Annotated[Path, typer.Option(help="folder for the overlays")] = Path(),
 ) -> None:
     """Classify radiographs with a trained run: JSON on standard output, an overlay for each."""
     from mura_utils.prediction import predict_images

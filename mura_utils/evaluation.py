@@ -215,6 +215,59 @@ def metrics_table(metrics: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"value": float, "low": float, "high": float})
 
 
+def classification_report(metrics: dict[str, Any], data: str) -> pd.DataFrame:
+    """Precision, recall, F1 and support of each class beside the report's (report Fig. 30).
+
+    The report's averages stand beside ours only where both run over the same classes.
+
+    Args:
+        metrics: of `evaluate`.
+        data: what was evaluated, as the heading of our columns.
+
+    Returns:
+        Rows: the classes, then macro and weighted average. Columns: (data or "the report, MURA",
+        metric); NaN where there is none.
+    """
+    columns = ["precision", "recall", "f1", "support"]
+    ours = pd.DataFrame(metrics["classes"]).set_index("label")[columns]
+    report = REPORT_TABLE.set_index("label")
+    comparable = set(ours.index) == set(report.index)
+    for kind in ("macro", "weighted"):
+        values = [metrics["image"][f"{kind}_{name}"]["value"] for name in columns[:3]]
+        ours.loc[f"{kind} average"] = [*values, metrics["counts"]["images"]]
+        if comparable:
+            values = [REPORT_SUMMARY[f"{kind}_{name}"] for name in columns[:3]]
+            report.loc[f"{kind} average"] = [*values, REPORT_SUMMARY["images"]]
+    tables = {data: ours, "the report, MURA": report.reindex(ours.index)}
+    return pd.concat(
+        {name: table.astype({"support": "Int64"}) for name, table in tables.items()}, axis=1
+    )
+
+
+def kappa_table(metrics: dict[str, Any], name: str, test_set: str) -> pd.DataFrame:
+    """Our kappas with their intervals, then the leaderboard's and the peers' (report Fig. 36).
+
+    Args:
+        metrics: of `evaluate`.
+        name: of the run.
+        test_set: what was evaluated, such as "MURA valid set"; part of our rows' levels, so that
+            rows of different data never share one.
+
+    Returns:
+        name, kappa, level, low, high (NaN: not published).
+    """
+    ours = [
+        {"name": name, "level": f"{text}, {test_set}"}
+        | {"kappa": interval["value"], "low": interval["low"], "high": interval["high"]}
+        for level, text in LEVELS.items()
+        if level != "body_part"
+        for interval in [metrics[level]["kappa"]]
+    ]
+    others = pd.concat([PEERS, LEADERBOARD], ignore_index=True)[["name", "kappa", "level"]]
+    table = pd.concat([pd.DataFrame(ours), others.dropna(subset="kappa")], ignore_index=True)
+    return table.astype({"kappa": float, "low": float, "high": float})
+
+
 # --- measures: integer weights (B, N), one row a resample, to arrays (B,) ------------------------
 
 

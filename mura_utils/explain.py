@@ -19,7 +19,7 @@ Explain a float32 model: under mixed_float16 small gradients are lost and the ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -246,6 +246,33 @@ def methods_of(model: keras.Model) -> list[str]:
     """Names of the `METHODS` that a model has: without attention heads, no attention maps."""
     heads = _attention_layers(model)
     return [name for name in METHODS if not name.startswith("attention_") or name in heads]
+
+
+def explain(
+    model: keras.Model, images: np.ndarray, targets: Mapping[str, Target], layer: str
+) -> dict[tuple[str, str], np.ndarray]:
+    """Every method's heat-maps for every target, to be scored beside each other.
+
+    SmoothGrad is left out: it costs sixteen saliency maps.
+
+    Args:
+        model: of `mura_utils.models`.
+        images: (N, S, S, 1) float32 in 0..255.
+        targets: name -> target of these images.
+        layer: Grad-CAM is made at the feature map that the head sees and at this layer.
+
+    Returns:
+        (method, target's name) -> (N, S, S) in [0, 1]; the heads' target is "no target".
+    """
+    maps = {}
+    if heads := _attention_layers(model):
+        attention = attention_maps(model, images)
+        maps = {(name, "no target"): attention[:, head] for head, name in enumerate(heads)}
+    for name, target in targets.items():
+        maps["saliency", name] = saliency(model, images, target)
+        for at in (FEATURES, layer):
+            maps[f"grad_cam at {at}", name] = grad_cam(model, images, target, at)
+    return maps
 
 
 def _attention_layers(model: keras.Model) -> list[str]:

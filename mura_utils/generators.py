@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,9 @@ from tqdm.contrib.concurrent import thread_map
 
 from mura_utils import paths
 from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment
 from mura_utils.images import read_image, resize
+from mura_utils.terminal import hide_bars
 
 # Part of the cache's key; raise it when read_image or resize give other pixels than before.
 _CACHE_VERSION = 1
@@ -87,7 +89,7 @@ def load_pixels(
                 hashes,
                 desc=f"decoding at {size} px",
                 unit="image",
-                disable=not progress,
+                disable=hide_bars(progress),
             )
             pixels.flush()
     return np.load(target, mmap_mode="r")
@@ -122,6 +124,11 @@ class Augmentation:
     shear_range: float = 0.2
     zoom_range: float = 0.2
     horizontal_flip: bool = True
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Augmentation:
+        """The augmentation whose ranges an experiment gives."""
+        return cls(**{field.name: getattr(experiment, field.name) for field in fields(cls)})
 
     def draw(self, count: int, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draw the parameters of `count` images of `size` x `size` pixels.

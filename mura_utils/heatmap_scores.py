@@ -6,7 +6,10 @@ share of the image that the mask covers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+import pandas as pd
 
 from mura_utils.errors import UserError
 
@@ -47,6 +50,32 @@ def energy_in_mask(heatmap: np.ndarray, mask: np.ndarray) -> float:
     _check(heatmap, mask)
     total = heatmap.sum(dtype=float)
     return float(heatmap[mask].sum(dtype=float) / total) if total > 0 else 0.0
+
+
+def score_heatmaps(
+    heatmaps: Mapping[tuple[str, str], np.ndarray], masks: Sequence[np.ndarray | None]
+) -> pd.DataFrame:
+    """Both scores of every heat-map, beside the chance level.
+
+    Args:
+        heatmaps: (method, target) -> (N, S, S), as of `explain.explain`.
+        masks: N masks (S, S) bool; None or an empty one leaves the image's scores NaN.
+
+    Returns:
+        One row an image, method and target: image (0..N-1), method, target, empty (a map without
+        any heat), pointing_game (0 or 1), energy_in_mask, chance (the mask's share of the image).
+    """
+    rows = []
+    for (method, target), maps in heatmaps.items():
+        for image, (heatmap, mask) in enumerate(zip(maps, masks, strict=True)):
+            row = {"image": image, "method": method, "target": target, "empty": not heatmap.any()}
+            if mask is not None and mask.any():
+                row["pointing_game"] = float(pointing_game(heatmap, mask))
+                row["energy_in_mask"] = energy_in_mask(heatmap, mask)
+                row["chance"] = float(mask.mean())
+            rows.append(row)
+    scores = ["pointing_game", "energy_in_mask", "chance"]
+    return pd.DataFrame(rows, columns=["image", "method", "target", "empty", *scores])
 
 
 def _check(heatmap: np.ndarray, mask: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from mura_utils.errors import UserError
 from mura_utils.images import FAULTS, ImageFault, inspect_image
 from mura_utils.sources.listing import Listing
+from mura_utils.terminal import hide_bars
 
 _UNREAD = {
     "width": 0,
@@ -60,7 +61,7 @@ def scan(
     with ThreadPoolExecutor(workers) as pool:
         found = pool.map(partial(_measure, listing.root), rows["path"])
         bar = tqdm(
-            found, desc="Reading images", total=len(rows), unit="image", disable=not progress
+            found, desc="Reading images", total=len(rows), unit="image", disable=hide_bars(progress)
         )
         measured = pd.DataFrame(list(bar), columns=list(_UNREAD), index=rows.index)
     return pd.concat([rows, measured], axis=1)

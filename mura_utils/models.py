@@ -70,11 +70,19 @@ def build_model(experiment: Experiment, classes: Sequence[str] | int) -> keras.M
     freeze(backbone, experiment.unfreeze)
 
     x = layers.Identity(name=FEATURES)(backbone.output)
-    x = _attention_head(x, experiment) if experiment.head == "attention" else _dense_head(x, experiment)
+    x = (
+        _attention_head(x, experiment)
+        if experiment.head == "attention"
+        else _dense_head(x, experiment)
+    )
     x = layers.Dense(count, kernel_regularizer=_regularizer(experiment), name="logits")(x)
     # float32 also under mixed precision: a float16 softmax loses small probabilities.
     probabilities = layers.Activation("softmax", dtype="float32", name="predictions")(x)
-    return keras.Model(radiograph, probabilities, name=f"{experiment.backbone}_{experiment.head}")
+    model = keras.Model(radiograph, probabilities, name=f"{experiment.backbone}_{experiment.head}")
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = experiment.batch_norm_momentum
+    return model
 
 
 def freeze(backbone: keras.Model, unfreeze: int | str) -> None:
@@ -175,7 +183,9 @@ def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
     # A file is loaded into the network as its users save it, without our input layers, whose extra
     # containers Keras would report as missing from the file.
     size = experiment.image_size
-    as_saved = build(weights=None, **options | {"input_tensor": None, "input_shape": (size, size, 3)})
+    as_saved = build(
+        weights=None, **options | {"input_tensor": None, "input_shape": (size, size, 3)}
+    )
     try:
         as_saved.load_weights(path)
     except (OSError, ValueError, KeyError) as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 from IPython import get_ipython
+from IPython.display import Markdown, display
 
 from mura_utils.errors import UserError
 from mura_utils.experiments import (
@@ -38,8 +39,9 @@ NOTEBOOKS = (
 )
 
 _TEXT_COLUMNS = (
-    "path source official_split patient study body_part abnormality label mode sha256 fault"
-).split()
+    *("path", "source", "official_split", "patient", "study", "body_part", "abnormality"),
+    *("label", "mode", "sha256", "fault", "detail"),
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class Run:
         Returns:
             One sentence for the reader.
         """
-        _write_completed(self.folder, [*_completed_before(self.folder, self.notebook), self.notebook])
+        _write_completed(
+            self.folder, [*_completed_before(self.folder, self.notebook), self.notebook]
+        )
         later = NOTEBOOKS[NOTEBOOKS.index(self.notebook) + 1 :]
         following = f" Next: {later[0]}." if later else ""
         return f"{self.notebook} is complete in the run {self.experiment.name}.{following}"
@@ -192,6 +196,11 @@ def read_table(path: Path) -> pd.DataFrame:
     text = [name for name in _TEXT_COLUMNS if name in frame]
     frame[text] = frame[text].fillna("")
     return frame
+
+
+def say(text: str) -> None:
+    """Display a Markdown sentence whose numbers were computed."""
+    display(Markdown(text))
 
 
 def versions() -> dict[str, str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,24 +137,48 @@ def _execute(name: str, experiment: Experiment, folder: Path, progress: bool) ->
     partial, final = folder / f".{name}.partial.ipynb", folder / f"{name}.ipynb"
     declared = papermill.inspect_notebook(source)
     values = experiment.model_dump()
+    bar = {"desc": f"      {name}", "leave": False, "file": sys.stdout} if progress else False
     try:
-        papermill.execute_notebook(
-            source,
-            partial,
-            parameters={parameter: values[parameter] for parameter in declared},
-            cwd=folder,
-            progress_bar={"desc": f"      {name}", "leave": False} if progress else False,
-        )
+        with _quiet_kernels(folder / "kernel.log"):
+            papermill.execute_notebook(
+                source,
+                partial,
+                parameters={parameter: values[parameter] for parameter in declared},
+                cwd=folder,
+                progress_bar=bar,
+            )
     except PapermillExecutionError as error:
-        os.replace(partial, final)
+        partial.replace(final)
         message = error.evalue if error.ename in _SENTENCES else f"{error.ename}: {error.evalue}"
         raise NotebookFailed(_failure(name, experiment, final, message)) from None
     except DeadKernelError:
-        os.replace(partial, final)
+        partial.replace(final)
         message = "the notebook's process was killed, as happens when memory runs out"
         raise NotebookFailed(_failure(name, experiment, final, message)) from None
     _mark_as_executed(partial)
-    os.replace(partial, final)
+    partial.replace(final)
+
+
+@contextmanager
+def _quiet_kernels(log: Path) -> Iterator[None]:
+    """Send the kernels' terminal output to `log`, and draw no progress bars in executed notebooks.
+
+    A kernel inherits standard error and the environment, and papermill passes it no other.
+    """
+    bars = os.environ.get("TQDM_DISABLE")
+    terminal = os.dup(2)
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 2)
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        if bars is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = bars
 
 
 _SENTENCES = {"UserError", "ImageFault"}
@@ -160,8 +186,8 @@ _SENTENCES = {"UserError", "ImageFault"}
 
 def _failure(name: str, experiment: Experiment, notebook: Path, message: str) -> str:
     return (
-        f"{name} stopped: {message.rstrip('.')}. The notebook up to there: {notebook}. Once mended, "
-        f"go on with the same command and --name {experiment.name} --from {name[:2]}."
+        f"{name} stopped: {message.rstrip('.')}. The notebook up to there: {notebook}. "
+        f"Once mended, go on with the same command and --name {experiment.name} --from {name[:2]}."
     )
 
 

@@ -15,6 +15,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib.style
@@ -28,6 +29,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from PIL import Image
+
+from mura_utils.paths import atomic_write
 
 STYLE = "mura_utils.mura"  # matplotlib's own way to name a style sheet that travels in a package
 
@@ -65,14 +68,19 @@ def to_png(fig: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def show(fig: Figure, alt: str | None = None) -> None:
+def show(fig: Figure, alt: str | None = None, file: Path | None = None) -> None:
     """Display the figure in a notebook, with `alt` (default: `alt_text`) for screen readers.
 
-    Returns None, so that a cell ending in it prints no object and no address.
+    With `file` it is kept there as a PNG too. Returns None, so that a cell ending in it prints no
+    object and no address.
     """
     from IPython import display
 
-    display.display(display.Image(to_png(fig), format="png", alt=alt or alt_text(fig)))
+    png = to_png(fig)
+    if file is not None:
+        with atomic_write(file) as temporary:
+            temporary.write_bytes(png)
+    display.display(display.Image(png, format="png", alt=alt or alt_text(fig)))
 
 
 def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -483,9 +491,9 @@ def pca_elbow(results: Sequence[Mapping[str, Any]], variance: float = 0.95) -> F
     """Cumulative explained variance against components (report Fig. 11).
 
     Args:
-        results: records with images_per_class, method ("pca" or "ipca"), explained and held_out
-            (cumulative shares, 0..1, from one component on), components (int that reaches
-            `variance`, or None).
+        results: records with images_per_class (asked for), images (fitted, in all), method ("pca"
+            or "ipca"), explained and held_out (cumulative shares, 0..1, from one component on),
+            components (int that reaches `variance`, or None).
         variance: the share that the dotted line marks.
     """
     sizes = sorted({result["images_per_class"] for result in results})
@@ -505,7 +513,8 @@ def pca_elbow(results: Sequence[Mapping[str, Any]], variance: float = 0.95) -> F
                 ax.plot(needed, result["explained"][needed - 1], "o", color=colour, markersize=8)
         ax.axhline(variance, color=_OTHER, linestyle=":", zorder=0)
         ax.set(xscale="log", ylim=(0, 1.03), xlabel="components (log)")
-        ax.set_title(f"{_count(size, 'image')} a class")
+        fitted = next(r["images"] for r in results if r["images_per_class"] == size)
+        ax.set_title(f"up to {_count(size, 'image')} a class: {fitted:,}")
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
         ax.legend(loc="lower right", title=f"components for {variance:.0%}")

@@ -36,7 +36,9 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
     folder = named if named.is_dir() else Path(run)
     training = folder / "training.json"
     if not training.is_file():
-        raise UserError(f"There is no trained run {run!r} in {runs_dir()}: train it with 'mura run'.")
+        raise UserError(
+            f"There is no trained run {run!r} in {runs_dir()}: train it with 'mura run'."
+        )
     grey = [read_image(path) for path in images]
 
     from mura_utils.explain import contrast_target, grad_cam

@@ -180,3 +180,40 @@ def leakage(manifest: pd.DataFrame, splits: pd.DataFrame) -> dict[str, Any]:
                     float(part[c].isin(held["train"][c]).mean()) if known else None
                 )
     return {"pairs": pairs, "splits": per_split}
+
+
+def compare_protocols(
+    manifest: pd.DataFrame, fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Split the manifest by every protocol and count what each leaks.
+
+    Returns:
+        JSON-able: for each of `PROTOCOLS` what `leakage` gives, or `refused`, the sentence that
+        says why this manifest cannot be split so.
+    """
+    compared: dict[str, dict[str, Any]] = {}
+    for protocol in PROTOCOLS:
+        try:
+            compared[protocol] = leakage(manifest, split(manifest, protocol, fractions, seed))
+        except UserError as error:
+            compared[protocol] = {"refused": str(error)}
+    return compared
+
+
+def leakage_table(compared: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Tabulate what `compare_protocols` counted.
+
+    Returns:
+        protocol, split ("validation" or "test"), what ("patient", "study" or "duplicate") and
+        share (0 to 1; NaN: unknown): of that split's images, how many have theirs in training.
+        Refused protocols have no rows.
+    """
+    rows = [
+        (protocol, name, what, counts["splits"][name][f"images_with_{what}_in_train"])
+        for protocol, counts in compared.items()
+        if "refused" not in counts
+        for name in SPLITS[1:]
+        for what in ("patient", "study", "duplicate")
+    ]
+    table = pd.DataFrame(rows, columns=["protocol", "split", "what", "share"])
+    return table.astype({"share": float})

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 import tensorflow as tf
 from tqdm.keras import TqdmCallback
 
-from mura_utils.experiments import Experiment
-from mura_utils.paths import atomic_write
+from mura_utils.experiments import Experiment, read_parameters
+from mura_utils.generators import Augmentation, make_dataset
+from mura_utils.models import parameter_counts
+from mura_utils.notebook import versions
+from mura_utils.paths import atomic_write, read_json
+from mura_utils.terminal import hide_bars, to_the_terminal
+
+_CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 @dataclass(frozen=True)
@@ -34,12 +44,15 @@ class Training:
 
 def use_device() -> str:
     """Let TensorFlow grow its GPU memory as needed, and say in words what it computes on."""
-    gpus = tf.config.list_physical_devices("GPU")
+    with to_the_terminal():
+        gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if not gpus:
         return "CPU"
-    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus
+    ]
     return ", ".join(names)
 
 
@@ -59,6 +72,7 @@ def fit(
     validation: tf.data.Dataset,
     experiment: Experiment,
     model_path: Path,
+    progress: bool = True,
 ) -> Training:
     """Train a compiled model and keep the epoch with the lowest validation loss.
 
@@ -72,6 +86,7 @@ def fit(
         validation: the same.
         experiment: epochs and the callbacks' parameters are used.
         model_path: where the trained model goes, ``*.keras``.
+        progress: whether to show a bar that counts epochs.
     """
     checkpoints = model_path.parent / ".checkpoint"
     best = checkpoints / "best.weights.h5"
@@ -92,12 +107,19 @@ def fit(
             min_lr=experiment.min_learning_rate,
         ),
         _LearningRate(),
-        TqdmCallback(verbose=0, desc="epochs"),
     ]
+    if not hide_bars(progress):
+        callbacks.append(TqdmCallback(verbose=0, desc="epochs"))
     started = time.perf_counter()
-    result = model.fit(
-        train, validation_data=validation, epochs=experiment.epochs, callbacks=callbacks, verbose=0
-    )
+    with to_the_terminal():
+        result = model.fit(
+            train,
+            validation_data=validation,
+            epochs=experiment.epochs,
+            callbacks=callbacks,
+            shuffle=False,  # the data set shuffles itself
+            verbose=0,
+        )
     seconds = time.perf_counter() - started
     model.load_weights(best)
     with atomic_write(model_path) as temporary:
@@ -123,6 +145,103 @@ class _LearningRate(keras.callbacks.Callback):
         logs["learning_rate"] = self._rate
 
 
-def predict(model: keras.Model, dataset: tf.data.Dataset):
-    """Class probabilities, (N, K) float32, in the dataset's order."""
-    return model.predict(dataset, verbose=0)
+def make_datasets(
+    pixels: np.ndarray, manifest: pd.DataFrame, classes: Sequence[str], experiment: Experiment
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Batches to train on, shuffled and augmented as the experiment says, and to validate on.
+
+    Args:
+        pixels: (N, S, S) uint8, of `generators.load_pixels`.
+        manifest: N rows in the same order, with label and split.
+        classes: K labels in the order of the model's outputs.
+        experiment: batch_size, augmentation and seed are used.
+    """
+    one_hot = manifest["label"].to_numpy()[:, None] == np.asarray(classes)
+    train, validation = (
+        np.flatnonzero(manifest["split"] == split) for split in ("train", "validation")
+    )
+    augmentation = Augmentation.of(experiment) if experiment.augment else None
+    options = {"batch_size": experiment.batch_size, "seed": experiment.seed}
+    return (
+        make_dataset(pixels, train, one_hot, augmentation=augmentation, shuffle=True, **options),
+        make_dataset(pixels, validation, one_hot, **options),
+    )
+
+
+def hyper_parameters(experiment: Experiment) -> pd.DataFrame:
+    """The experiment's values beside those that the report prints (Fig. 27)."""
+    report = {
+        "optimiser": "Adam",
+        "loss": "categorical cross-entropy",
+        "learning_rate": "1e-05",
+        "batch_size": "64",
+        "epochs": "150",
+        "early_stopping_patience": "10 (the text also says 5)",
+        "reduce_lr_factor": "0.2",
+        "reduce_lr_patience": "5",
+        "min_learning_rate": "1e-07",
+        "l1": "not printed",
+        "l2": "not printed",
+    }
+    constant = {name: report[name] for name in ("optimiser", "loss")}
+    ours = {name: constant.get(name) or str(getattr(experiment, name)) for name in report}
+    return pd.DataFrame({experiment.name: ours, "report": report}).rename_axis("parameter")
+
+
+REPORT_RUNS = pd.DataFrame(
+    [
+        ("exp1", "nothing unfrozen", 0.72, 0.71, 0.72, 0.70),
+        ("exp2", "last layer unfrozen", 0.68, 0.72, 0.69, 0.72),
+        ("exp3", "last 4, strong L1 and L2", 0.25, 0.91, 0.64, 0.80),
+        ("exp4", "last 5, L1 and L2", 0.41, 0.82, 0.55, 0.81),
+        ("exp5", "last 5, 3 attention heads, strong L1 and L2", 0.61, 0.84, 0.79, 0.77),
+        ("exp6", "exp5 with squeeze-and-excite", 0.37, 0.88, 0.59, 0.81),
+    ],
+    columns=["run", "model", "loss", "accuracy", "val_loss", "val_accuracy"],
+).set_index("run")
+"""Report Fig. 28, on MURA; validation by an image-level split."""
+
+
+def compare_runs(folder: Path) -> pd.DataFrame:
+    """The best epoch of every trained run in a folder beside the report's value (Fig. 28).
+
+    Args:
+        folder: of the runs; what has no trained model is left out.
+
+    Returns:
+        One row a run, best validation accuracy first: source, backbone, protocol, epochs, loss,
+        accuracy, val_loss, val_accuracy, report (its val_accuracy; NaN for other runs).
+    """
+    rows = {}
+    for path in sorted(folder.glob("*/training.json")):
+        experiment = read_parameters(path.with_name("experiment.yaml"))
+        described = read_json(path)
+        rows[path.parent.name] = {
+            "source": experiment["source"],
+            "backbone": experiment["backbone"],
+            "protocol": experiment["protocol"],
+            "epochs": described["epochs"],
+            **described["best"],
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+    table["report"] = REPORT_RUNS["val_accuracy"].reindex(table.index)
+    return table.sort_values("val_accuracy", ascending=False)
+
+
+def describe_training(
+    training: Training, model: keras.Model, classes: Sequence[str], model_path: Path
+) -> dict[str, Any]:
+    """The content of training.json: what was trained, how long, with which versions."""
+    best = training.history.set_index("epoch").loc[training.best_epoch]
+    total, trainable, frozen = parameter_counts(model)
+    return {
+        "classes": list(classes),
+        "parameters": {"total": total, "trainable": trainable, "non_trainable": frozen},
+        "epochs": len(training.history),
+        "best_epoch": training.best_epoch,
+        "best": {name: float(best[name]) for name in _CURVES},
+        "seconds": round(training.seconds, 1),
+        "device": use_device(),
+        "versions": versions(),
+        "model_sha256": hashlib.sha256(model_path.read_bytes()).hexdigest(),
+    }

@@ -289,6 +289,38 @@ def test_metrics_table_keeps_the_levels_apart(metrics):
     assert list(kappas["level"]) == list(evaluation.LEVELS.values())
 
 
+def test_classification_report_stands_beside_the_report_where_classes_coincide(metrics):
+    table = evaluation.classification_report(metrics, "ours")
+    averages = ["macro average", "weighted average"]
+    assert list(table.index) == [*CLASSES, *averages]
+    assert table.loc["macro average", ("ours", "f1")] == metrics["image"]["macro_f1"]["value"]
+    assert table.loc["Abnormal-HAND", ("the report, MURA", "recall")] == 0.42
+    # six classes here, fourteen there: averages do not compare
+    assert table.loc[averages, "the report, MURA"].isna().all(axis=None)
+
+
+def test_classification_report_has_the_report_s_averages_for_its_own_classes():
+    parts = sorted({label.partition("-")[2] for label in evaluation.REPORT_TABLE["label"]})
+    classes = list(evaluation.REPORT_TABLE["label"])
+    manifest = make_manifest(300, parts=parts)
+    metrics = evaluation.evaluate(make_predictions(manifest, classes), bootstrap=0)
+    table = evaluation.classification_report(metrics, "ours")
+    assert table.loc["weighted average", "the report, MURA"].tolist() == [0.80, 0.79, 0.78, 3197]
+
+
+def test_kappa_table_never_puts_other_data_on_our_level(metrics):
+    table = evaluation.kappa_table(metrics, "this run", "phantom test split")
+    ours = table[table["name"] == "this run"]
+    assert set(ours["level"]).isdisjoint(table.drop(ours.index)["level"])
+    study = ours.set_index("level").loc["binary, per study, phantom test split"]
+    interval = metrics["binary_study"]["kappa"]
+    assert study["kappa"] == interval["value"]
+    assert study[["low", "high"]].tolist() == [interval["low"], interval["high"]]
+    assert table["kappa"].notna().all()
+    on_mura = evaluation.kappa_table(metrics, "this run", "MURA valid set")
+    assert (on_mura["level"] == "binary, per study, MURA valid set").sum() == 4  # three peers, we
+
+
 def test_the_report_table_agrees_with_its_own_averages():
     table, summary = evaluation.REPORT_TABLE, evaluation.REPORT_SUMMARY
     assert table["support"].sum() == summary["images"]

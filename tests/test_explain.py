@@ -185,6 +185,28 @@ def test_a_model_without_heads_has_no_attention_methods(brightness, images):
         explain.attention_maps(brightness, images)
 
 
+def test_explain_makes_what_each_method_makes(model, images):
+    target = class_target([0, 1, 2, 3, 0], CLASSES)
+    maps = explain.explain(model, images, {"class": target}, layer="conv_2")
+    assert list(maps) == [
+        *((f"attention_{head}", "no target") for head in range(3)),
+        ("saliency", "class"), ("grad_cam at features", "class"), ("grad_cam at conv_2", "class"),
+    ]  # fmt: skip
+    alone = explain.grad_cam(model, images, target, layer="conv_2")
+    assert maps["grad_cam at conv_2", "class"] == pytest.approx(alone)
+    assert maps["attention_1", "no target"] == pytest.approx(
+        explain.attention_maps(model, images)[:, 1]
+    )
+
+
+def test_explain_without_heads_has_no_attention(brightness, bright_corner):
+    target = class_target([0], CLASSES)
+    maps = explain.explain(brightness, bright_corner, {"class": target}, layer="conv")
+    assert {method for method, _ in maps} == {
+        "saliency", "grad_cam at features", "grad_cam at conv"
+    }  # fmt: skip
+
+
 def test_a_constant_map_is_zeros_and_never_nan(model):
     black = np.zeros((2, SIZE, SIZE, 1), np.float32)
     # biases are zero, so a black image gives constant activations and a constant attention

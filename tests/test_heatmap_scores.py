@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mura_utils.errors import UserError
-from mura_utils.heatmap_scores import energy_in_mask, pointing_game
+from mura_utils.heatmap_scores import energy_in_mask, pointing_game, score_heatmaps
 
 MASK = np.zeros((8, 10), bool)
 MASK[2:4, 5:9] = True
@@ -45,3 +45,15 @@ def test_energy_is_a_share_and_chance_is_the_area():
 def test_unusable_masks_are_refused(score, mask, words):
     with pytest.raises(UserError, match=words):
         score(peak(0, 0), mask)
+
+
+def test_score_heatmaps_leaves_images_without_a_mask_unscored():
+    maps = np.stack([peak(3, 8), np.zeros(MASK.shape), peak(3, 8), peak(3, 8)])
+    masks = [MASK, MASK, None, np.zeros_like(MASK)]
+    scores = score_heatmaps({("saliency", "class"): maps}, masks)
+    assert list(scores["image"]) == [0, 1, 2, 3]
+    assert list(scores["empty"]) == [False, True, False, False]
+    assert list(scores["pointing_game"][:2]) == [1, 0]
+    assert scores["chance"][:2].tolist() == [0.1, 0.1]
+    assert scores["energy_in_mask"][0] == energy_in_mask(maps[0], MASK)
+    assert scores.loc[2:, ["pointing_game", "energy_in_mask", "chance"]].isna().all(axis=None)

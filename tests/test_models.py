@@ -47,7 +47,7 @@ def test_frozen_batch_normalisation_keeps_its_statistics_in_training():
 
 
 def test_too_many_convolutions_to_unfreeze_is_one_sentence():
-    with pytest.raises(UserError, match="unfreeze = 99, but .* has 14 convolutions"):
+    with pytest.raises(UserError, match=r"unfreeze = 99, but .* has 14 convolutions"):
         models.build_model(small(unfreeze=99), 3)
 
 
@@ -66,7 +66,9 @@ def test_scaling_inside_equals_the_backbones_own_preprocessing(backbone):
     model = models.build_model(small(backbone=backbone, scaling="backbone"), 3)
     scaled = keras.Model(model.input, model.get_layer("scaling").output)
     grey = np.linspace(0, 255, 64 * 64).reshape(1, 64, 64, 1).astype("float32")
-    module = keras.applications.densenet if backbone == "densenet121" else keras.applications.mobilenet
+    module = (
+        keras.applications.densenet if backbone == "densenet121" else keras.applications.mobilenet
+    )
     expected = module.preprocess_input(np.repeat(grey, 3, axis=-1).copy())
     np.testing.assert_allclose(scaled.predict(grey, verbose=0), expected, atol=1e-5)
 
@@ -97,7 +99,9 @@ def test_a_weights_path_that_is_no_file_is_one_sentence(tmp_path):
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    other = keras.applications.MobileNet(alpha=0.5, include_top=False, weights=None, input_shape=(64, 64, 3))
+    other = keras.applications.MobileNet(
+        alpha=0.5, include_top=False, weights=None, input_shape=(64, 64, 3)
+    )
     other.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(UserError, match="does not fit mobilenet"):
         models.build_model(small(weights=str(tmp_path / "other.weights.h5")), 3)

@@ -36,7 +36,7 @@ def test_json_refuses_nan_and_names_a_broken_file(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         paths.write_json(tmp_path / "metrics.json", {"kappa": float("nan")})
     (tmp_path / "metrics.json").write_text("{")
-    with pytest.raises(UserError, match="metrics.json is not JSON"):
+    with pytest.raises(UserError, match=r"metrics.json is not JSON"):
         paths.read_json(tmp_path / "metrics.json")
 
 

@@ -129,6 +129,14 @@ def test_show_displays_a_png_with_its_alt_text_and_prints_no_object(monkeypatch)
     assert other["image/png"]["alt"] == "something else"
 
 
+def test_show_keeps_the_figure_as_a_png_when_given_a_file(tmp_path):
+    file = tmp_path / "figures" / "rate.png"
+    plotting.show(plotting.learning_rate(make_history(3)), file=file)
+    with Image.open(file) as image:
+        assert image.format == "PNG"
+        assert image.width == 900
+
+
 def test_use_style_is_the_package_s_sheet():
     with plt.style.context("default"):
         plotting.use_style()
@@ -258,14 +266,14 @@ def test_augmentation_preview_shows_the_original_first():
 
 
 def test_pca_elbow_marks_the_components_or_says_that_they_were_not_reached():
-    common = {"images_per_class": 10, "held_out": [0.4, 0.7]}
+    common = {"images_per_class": 10, "images": 28, "held_out": [0.4, 0.7]}
     results = [
         {**common, "method": "pca", "explained": [0.6, 0.96, 1.0], "components": 2},
         {**common, "method": "ipca", "explained": [0.5, 0.8], "components": None},
     ]
-    fig = plotting.pca_elbow([*results, {**results[0], "images_per_class": 1000}])
+    fig = plotting.pca_elbow([*results, {**results[0], "images_per_class": 1000, "images": 900}])
     titles = [ax.get_title(loc="left") for ax in fig.axes]
-    assert titles == ["10 images a class", "1,000 images a class"]
+    assert titles == ["up to 10 images a class: 28", "up to 1,000 images a class: 900"]
     marked = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marked] == [(2, 0.96)]
     assert "incremental PCA: not reached" in texts(fig)

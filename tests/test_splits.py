@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mura_utils.errors import UserError
-from mura_utils.splits import PROTOCOLS, leakage, split
+from mura_utils.splits import PROTOCOLS, compare_protocols, leakage, leakage_table, split
 
 LABELS = ["Abnormal-ELBOW", "Abnormal-WRIST", "Normal-ELBOW", "Normal-WRIST"]
 
@@ -174,3 +174,29 @@ def test_leakage_refuses_splits_of_another_manifest():
     manifest = make_manifest()
     with pytest.raises(UserError, match="make the splits again"):
         leakage(manifest, split(manifest).iloc[1:])
+
+
+def test_protocols_are_compared_and_a_refused_one_says_why():
+    manifest = make_manifest()
+    compared = compare_protocols(manifest, seed=3)
+    assert tuple(compared) == PROTOCOLS
+    assert compared["patient"] == leakage(manifest, split(manifest, "patient", seed=3))
+    compared = compare_protocols(manifest.assign(official_split=""))
+    refused = {name for name, counts in compared.items() if "refused" in counts}
+    assert refused == {"official-patient", "official-image"}
+    assert "use the protocol 'patient'" in compared["official-image"]["refused"]
+
+
+def test_leakage_table_holds_a_share_for_each_protocol_that_was_not_refused():
+    unread = make_manifest().assign(official_split="", sha256="")
+    compared = compare_protocols(unread)
+    table = leakage_table(compared)
+    assert list(table["protocol"].unique()) == ["stratified-80-10-10", "patient"]
+    by_image = table.set_index(["protocol", "split", "what"])["share"]["stratified-80-10-10"]
+    counted = compared["stratified-80-10-10"]["splits"]["validation"]
+    assert by_image["validation", "patient"] == counted["images_with_patient_in_train"] > 0.5
+    assert by_image["validation"].isna().to_dict() == {
+        "patient": False,
+        "study": False,
+        "duplicate": True,
+    }

@@ -1,7 +1,7 @@
 """Phantoms: procedural radiographs in MURA's folder layout, for a machine without data.
 
-`phantom_arm` knows the anatomy, `phantom_findings` its abnormalities, `phantom_film` how a radiograph
-comes of them; here people and their studies are made up, and written to disk as MURA is.
+`phantom_arm` knows the anatomy, `phantom_findings` its abnormalities, `phantom_film` how they look
+on a radiograph; here people and their studies are made up and written to disk as MURA is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mura_utils.paths import atomic_write, read_json, write_csv, write_json, wri
 from mura_utils.sources.phantom_arm import KINDS, WINDOWS, Part, draw_arm, find_bone
 from mura_utils.sources.phantom_film import Study, take_radiograph
 from mura_utils.sources.phantom_findings import add_finding
+from mura_utils.terminal import hide_bars
 
 TREE = "MURA-v1.1"
 CARD = "phantoms.json"
@@ -99,7 +100,7 @@ def _quotas(total: int) -> dict[tuple[str, bool], int]:
 
 
 def _deal(split: str, first: int, patients: int, rng: np.random.Generator) -> list[_Order]:
-    """Give each patient of a split one to three studies, half of the later ones of the same part."""
+    """Give each patient of a split one to three studies; half of the later ones repeat the part."""
     sizes = rng.choice([1, 2, 3], patients, p=[0.7, 0.22, 0.08])
     deck = [key for key, count in _quotas(int(sizes.sum())).items() for _ in range(count)]
     deck = [deck[i] for i in rng.permutation(len(deck))]
@@ -135,7 +136,7 @@ def _draw_patient(root: Path, order: _Order, seed: int) -> list[tuple[str, str]]
             f"study{counts[body_part]}_{label}"
         )
         study = _examine(arm, body_part, kind, bool(rng.random() < 0.5), rng)
-        mode = "RGB" if rng.random() < 0.12 else "L"
+        mode = "RGB" if rng.random() < 0.1 else "L"
         views = rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.32, 0.38, 0.16, 0.04])
         for i, yaw in enumerate(_views(body_part, views, rng), 1):
             image, mask = take_radiograph(study, yaw, rng)
@@ -154,8 +155,8 @@ def _claim(root: Path, recipe: dict) -> bool:
             found = read_json(root / marker)
             if {key: found.get(key) for key in recipe} != recipe:
                 raise UserError(
-                    f"{root} holds phantoms of another recipe ({marker}); choose another folder, or "
-                    "delete that one yourself."
+                    f"{root} holds phantoms of another recipe ({marker}); choose another folder, "
+                    "or delete that one yourself."
                 )
             if marker == CARD:
                 return False
@@ -164,14 +165,14 @@ def _claim(root: Path, recipe: dict) -> bool:
             return True
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(
-            f"{root} holds something that is not a set of phantoms; choose an empty or a new folder."
+            f"{root} holds something that is no set of phantoms; choose an empty or a new folder."
         )
     write_json(root / PARTIAL, recipe)
     return True
 
 
 def _write_tables(root: Path, split: str, rows: list[tuple[str, str]]) -> None:
-    """MURA's two CSV files of a split, as published: no header, LF, study paths end in a slash."""
+    """MURA's two CSV files of a split, as published: no header, LF, a slash after studies."""
     paths = [path for path, _ in rows]
     studies = dict.fromkeys(path.rsplit("/", 1)[0] + "/" for path in paths)
     labelled = [f"{study},{int(study.endswith('_positive/'))}" for study in studies]
@@ -187,17 +188,18 @@ def draw_phantoms(
     workers: int | None = None,
     progress: bool = False,
 ) -> dict:
-    """Draw a set of phantoms in MURA's layout; about 3.7 images a patient.
+    """Draw a set of phantoms in MURA's layout; about four images a patient.
 
     Writes `root/MURA-v1.1/{train,valid}/XR_*/…/image*.png` with MURA's four CSV files, a mask (8
     bits, 255 is abnormal) for each abnormal image at the same path under `root/masks`, the kinds of
     abnormality in `root/abnormalities.csv` (path, kind), and last `root/phantoms.json`. The bytes
-    depend on `patients`, `seed` and `official_valid_fraction` alone. Nothing is done where that very
-    set is complete; an interrupted one is drawn again.
+    depend on `patients`, `seed` and `official_valid_fraction` alone. Nothing is done where that
+    very set is complete; an interrupted one is drawn again.
 
     Args:
         root: a new or empty folder, or one with phantoms of the same recipe.
         patients: at least 28, for all 14 classes to be in both official splits.
+        seed: another one draws other people.
         official_valid_fraction: the share of patients in `valid`, in (0, 1).
         workers: processes; None is one a core.
         progress: show a bar.
@@ -211,11 +213,14 @@ def draw_phantoms(
     root = Path(root)
     least = 2 * len(BODY_PARTS)
     if patients < 2 * least:
-        raise UserError(f"patients is {patients}; ask for {2 * least} or more, so that both official "
-                        "splits hold all 14 classes.")  # fmt: skip
+        raise UserError(
+            f"patients is {patients}; ask for {2 * least} or more, so that both official splits "
+            "hold all 14 classes."
+        )
     if not 0 < official_valid_fraction < 1:
-        raise UserError(f"official_valid_fraction is {official_valid_fraction}; it must lie between "
-                        "0 and 1.")  # fmt: skip
+        raise UserError(
+            f"official_valid_fraction is {official_valid_fraction}; it must lie between 0 and 1."
+        )
     recipe = {"version": VERSION, "patients": patients, "seed": seed,
               "official_valid_fraction": official_valid_fraction}  # fmt: skip
     if not _claim(root, recipe):
@@ -228,7 +233,9 @@ def draw_phantoms(
     done = pool(joblib.delayed(_draw_patient)(root, order, seed) for order in orders)
     rows = sorted(
         row
-        for patient in tqdm(done, "phantoms", len(orders), unit="patient", disable=not progress)
+        for patient in tqdm(
+            done, "phantoms", len(orders), unit="patient", disable=hide_bars(progress)
+        )
         for row in patient
     )
     for split in ("train", "valid"):

@@ -1,12 +1,12 @@
 """The phantoms' anatomy: one arm in millimetres, its poses and its abnormalities.
 
 The arm is a list of tapering elliptical cylinders (`Part`), described in the tables `_BONES`,
-`_RAYS`, `_FLESH` and the profiles `SHAPES`. A body part is a window onto that arm (`WINDOWS`), a pose
-turns parts about joints, and an abnormality splits, shifts or adds parts. So all views of a study
-show the same anatomy and the same finding.
+`_RAYS`, `_FLESH` and the profiles `SHAPES`. A body part is a window onto that arm (`WINDOWS`), a
+pose turns parts about joints, and an abnormality splits, shifts or adds parts. So all views of a
+study show the same anatomy and the same finding.
 
-Axes: x to the radial (lateral) side, y from the shoulder to the fingertips, z to the palm; the origin
-is the wrist. It is a right arm, palm up; left ones are mirrored when they are projected.
+Axes: x to the radial (lateral) side, y from the shoulder to the fingertips, z to the palm; the
+origin is the wrist. It is a right arm, palm up; left ones are mirrored when they are projected.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def _solid(rows=_EVEN, cap: float = 0.5, power: float = 2.0) -> Shape:
 SHAPES = {
     "humerus": Shape(
         ((0, 15, 17, 8, 0), (.03, 20, 20, 5, 0), (.08, 21, 20, 2, 0), (.16, 15.5, 15, 0, 0),
-         (.28, 11.5, 12, 0, 0), (.55, 10.5, 11, 0, 0), (.72, 11.5, 9.5, 0, 0), (.84, 17, 8.5, -1, 0),
-         (.92, 25, 8, -3, 1), (.96, 29, 7, -4, 1), (.985, 25, 7, -2, 2), (1, 21, 7, 0, 3)),
+         (.28, 11.5, 12, 0, 0), (.55, 10.5, 11, 0, 0), (.72, 11.5, 9.5, 0, 0),
+         (.84, 17, 8.5, -1, 0), (.92, 25, 8, -3, 1), (.96, 29, 7, -4, 1),
+         (.985, 25, 7, -2, 2), (1, 21, 7, 0, 3)),
         (.05, .025), 2.4, (.8, 4.2), (.25, .12)),
     "radius": Shape(
         ((0, 10.3, 10.3, 0, 0), (.03, 10.5, 10.5, 0, 0), (.06, 7.2, 7.2, -1, 0),
@@ -83,9 +84,12 @@ SHAPES = {
     "waist": Shape(
         ((0, .95, .95, 0, 0), (.45, .82, .85, 0, 0), (1, 1, 1, 0, 0)),
         (.3, .36), 2.4, (.11, .11), (.33, .33)),
-    "head": Shape(_EVEN, (.5, .5), 2.0, (.025, .025), (.19, .19)),
+    "head": Shape(_EVEN, (.5, .5), 2.0, (.025, .025), (.16, .16)),
     "lump": Shape(_EVEN, (.5, .5), 2.0, (.08, .08), (.28, .28)),
     "spur": Shape(((0, 1, 1, 0, 0), (1, .4, .4, 0, 0)), (.3, .5), 2.0, (.2, .2), (.6, .6)),
+    "olecranon": Shape(
+        ((0, .75, .95, 0, 0), (.45, 1, 1.1, 0, 0), (1, .9, .8, 0, 0)), (.3, .45), 2.0, (.07, .07),
+        (.17, .17)),
     "neck": Shape(
         ((0, .45, .3, 0, 0), (.5, .6, .5, 0, 0), (1, 1.05, .8, 0, 0)), (.2, .06), 2.0, (.07, .07),
         (.25, .25)),
@@ -118,7 +122,8 @@ SHAPES = {
         ((0, .9, .9, 0, 0), (.25, 1.06, 1, 0, 0), (.6, .82, .75, 0, 0), (.9, .6, .48, 0, 0),
          (1, .62, .46, 0, 0)), .07),
     "palm": _solid(
-        ((0, .72, .42, 0, 0), (.4, .98, .38, 0, 0), (.8, 1, .3, 0, 0), (1, .9, .26, 0, 0)), .14, 2.4),
+        ((0, .72, .42, 0, 0), (.4, .98, .38, 0, 0), (.8, 1, .3, 0, 0), (1, .9, .26, 0, 0)),
+        .14, 2.4),
 }  # fmt: skip
 
 
@@ -144,12 +149,12 @@ def profile(name: str) -> np.ndarray:
 
 # --- The arm -------------------------------------------------------------------------------------
 
-# Levels order the arm: 0 trunk, 1 upper arm, 2 forearm, 3 hand, 4 fingers. Rows: level, bone, shape,
-# start, end, radius; parts of one bone merge, bones add up.
+# Levels order the arm: 0 trunk, 1 upper arm, 2 forearm, 3 hand, 4 fingers. Rows: level, bone,
+# shape, start, end, radius; parts of one bone merge, bones add up.
 _BONES = (
-    *((0, f"back rib{i}", "back rib", (-255, -636 + 33 * i, -30), (-158 + 13 * i, -600 + 37 * i, 0), 1)
+    *((0, f"rib{i}", "back rib", (-255, -636 + 33 * i, -30), (-158 + 13 * i, -600 + 37 * i, 0), 1)
       for i in range(6)),
-    *((0, f"front rib{i}", "front rib", (-262, -546 + 38 * i, 60), (-158 + 13 * i, -600 + 37 * i, 0), 1)
+    *((0, f"rib{i}", "front rib", (-262, -546 + 38 * i, 60), (-158 + 13 * i, -600 + 37 * i, 0), 1)
       for i in range(5)),
     (0, "scapula", "blade", (-96, -602, -22), (-102, -462, -26), 1),
     (0, "scapula", "tube", (-50, -546, -8), (-104, -464, -26), 4.6),
@@ -165,7 +170,7 @@ _BONES = (
     (1, "humerus", "head", (-12, -263, 2), (-12, -241, 2), 12),
     (1, "humerus", "head", (12, -263, 3), (12, -242, 3), 11),
     (2, "ulna", "ulna", (-9, -243, -3), (-15, -7, 0), 1),
-    (2, "ulna", "tube", (-8, -270, -11), (-9, -228, -6), 8.6),
+    (2, "ulna", "olecranon", (-8, -270, -11), (-9, -226, -5), 10),
     (2, "ulna", "tube", (-20, -12, -2), (-21, 1, -3), 2.6),
     (2, "radius", "radius", (15, -239, 2), (8, -2, 0), 1),
     (2, "radius", "tube", (17, -15, 0), (22, 6, 0), 5),
@@ -183,10 +188,10 @@ _BONES = (
 # phalanges, radius of the metacarpal's base.
 _RAYS = {
     1: ((29, 36, 7), 40, (44, 31, 23), 7.4),
-    2: ((17, 39, 0), 7, (65, 40, 24, 17), 7.8),
-    3: ((5, 40, 0), 1, (63, 44, 28, 18), 7.8),
-    4: ((-6, 39, 0), -6, (56, 41, 27, 18), 7.0),
-    5: ((-15, 38, 0), -13, (52, 33, 19, 16), 6.8),
+    2: ((17, 37, 0), 7, (65, 40, 24, 17), 7.8),
+    3: ((5, 38, 0), 1, (63, 44, 28, 18), 7.8),
+    4: ((-6, 37, 0), -6, (56, 41, 27, 18), 7.0),
+    5: ((-15, 36, 0), -13, (52, 33, 19, 16), 6.8),
 }
 _FLESH = (
     (0, "trunk", "flesh", (-262, -660, 0), (-262, -300, 0), 165, "flesh"),
@@ -250,7 +255,7 @@ def _ray_parts(ray: int, stretch: float, thick: float) -> Iterator[Part]:
         shape = {"M": "metacarpal", "D": "tuft"}.get(name, "phalanx")
         level, bone = (3 if name == "M" else 4), f"{name}{ray}"
         yield _part(level, bone, shape, point, end, radius * size * thick, side=side)
-        if bone != "M" + str(ray) or ray == 1:
+        if name != "M" or ray == 1:  # the other metacarpals lie in the palm
             root, tip = point - direction * 6, end + direction * (5 if name == "D" else 3)
             width = (8.8 if name in "ID" else 9.6) + (2 if ray == 1 else 0)
             yield _part(level, bone, "flesh", root, tip, width, "flesh")

@@ -11,7 +11,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy import ndimage
 
 from mura_utils.sources.phantom_arm import (
@@ -31,16 +31,20 @@ _TISSUE = 0.13
 # --- Projection ----------------------------------------------------------------------------------
 
 
-
 class _Shadow(NamedTuple):
-    """A part in the image plane: end points (pixels), unit of the half-width, stretch of the rays."""
+    """A part in the image plane."""
 
     part: Part
-    start: np.ndarray
+    scale: float  # pixels per mm
+    start: np.ndarray  # (x, y), pixels
     end: np.ndarray
-    side: float  # share of the half-width direction that lies across the shadow
+    side: float  # shares of the half-width and half-depth directions that lie across the shadow
     front: float
-    stretch: float
+    stretch: float  # of the rays in a part that is seen foreshortened
+
+    def halved(self) -> _Shadow:
+        """The same shadow in an image of half the resolution."""
+        return self._replace(scale=self.scale / 2, start=self.start / 2, end=self.end / 2)
 
 
 def _project(parts: list[Part], camera: np.ndarray, centre, scale: float) -> list[_Shadow]:
@@ -61,69 +65,91 @@ def _project(parts: list[Part], camera: np.ndarray, centre, scale: float) -> lis
         middle, run = (first[i] + last[i]) / 2, last[i] - first[i]
         seen = float(np.hypot(*run))
         unit = run / seen if seen > 1e-6 else np.array([0.0, 1.0])
-        # A cylinder seen end on is still as wide as it is thick.
-        shown = max(seen, 1.5 * part.radius * float(profile(part.shape)[0].max()) * scale
-                    if part.shape != "rod" else 2 * part.radius * scale)  # fmt: skip
-        across = np.array([-unit[1], unit[0]])
-        stretch = min(lengths[i] * scale / shown, 2.0) / scale
-        half = unit * shown / 2
-        shadows.append(_Shadow(part, middle - half, middle + half, float(sides[i] @ across),
-                               float(fronts[i] @ across), stretch))  # fmt: skip
+        # Seen end on, a cylinder is still as long as it is thick (but a screw is only its head).
+        thick = 2.0 if part.shape == "rod" else 1.5 * float(profile(part.shape)[0].max())
+        shown = max(seen, thick * part.radius * scale)
+        across, half = np.array([-unit[1], unit[0]]), unit * shown / 2
+        shares = float(sides[i] @ across), float(fronts[i] @ across)
+        stretch = min(lengths[i] * scale / shown, 2.0)
+        shadows.append(_Shadow(part, scale, middle - half, middle + half, *shares, stretch))
     return shadows
 
 
-def _cast(shadow: _Shadow, scale: float, shape: tuple[int, int], grid: float = 1.0):
-    """Attenuation (mm of cortex) of one part: its rectangle of the image and the values, or None."""
-    part = shadow.part
-    table = profile(part.shape)
-    if part.span != (0.0, 1.0):
-        low, high = (int(t * (PROFILE_ROWS - 1)) for t in part.span)
-        table = table[:, low : high + 1]
-    a, b = shadow.side, shadow.front
-    size = part.radius * scale * grid
-    width, depth, side, front, width_in, depth_in, marrow = table
-    half = np.hypot(width * a, depth * b) * size + 1e-3
-    shift = (side * a + front * b) * size
-    reach = float((half + np.abs(shift)).max())
-    (x0, y0), (x1, y1) = shadow.start * grid, shadow.end * grid
+@functools.cache
+def _reach(name: str) -> float:
+    """The farthest that a shape gets from its axis, in units of the part's radius."""
+    width, depth, side, front = np.abs(profile(name)[:4])
+    return float((np.maximum(width, depth) + side + front).max())
+
+
+def _rectangle(shadow: _Shadow, shape: tuple[int, int]) -> tuple[slice, slice] | None:
+    """Rows and columns of an image (H, W) that the shadow can touch; None if it is outside."""
+    reach = _reach(shadow.part.shape) * shadow.part.radius * shadow.scale
+    (x0, y0), (x1, y1) = shadow.start.tolist(), shadow.end.tolist()
     left, right = max(int(min(x0, x1) - reach), 0), min(int(max(x0, x1) + reach) + 2, shape[1])
     top, bottom = max(int(min(y0, y1) - reach), 0), min(int(max(y0, y1) + reach) + 2, shape[0])
-    if left >= right or top >= bottom:
-        return None
-    length = float(np.hypot(x1 - x0, y1 - y0))
-    ux, uy = (x1 - x0) / length, (y1 - y0) / length
-    xs = np.arange(left, right, dtype=np.float32) - np.float32(x0)
-    ys = (np.arange(top, bottom, dtype=np.float32) - np.float32(y0))[:, None]
-    along = (xs * np.float32(ux / length) + ys * np.float32(uy / length)).ravel()
-    inside = np.flatnonzero((along >= 0) & (along < 1))
-    off = (xs * np.float32(-uy) + ys * np.float32(ux)).ravel()[inside]
-    near = np.abs(off) < reach
-    inside, off = inside[near], off[near]
-    along = along[inside]
-    row = (along * table.shape[1]).astype(np.intp)
-    off = off - shift[row]
-    ratio = off / half[row]
-    # Chord through an ellipse: 2 a b / (half-width seen) * sqrt(1 - ratio^2), in mm.
-    chord = (2 * width * depth * size * size / half)[row] * np.sqrt(np.maximum(1 - ratio**2, 0))
-    values = chord
-    if SHAPES[part.shape].cortex[1]:
-        half_in = np.hypot(width_in * a, depth_in * b) * size + 1e-3
-        chord_in = (2 * width_in * depth_in * size * size / half_in)[row]
-        chord_in = chord_in * np.sqrt(np.maximum(1 - (off / half_in[row]) ** 2, 0))
-        values = chord - chord_in * (1 - marrow[row])
-    if part.cut:
-        tilt = (part.cut.tilt[0] * a + part.cut.tilt[1] * b) * scale
-        jag = np.sin(4 * ratio + part.cut.phase) + 0.5 * np.sin(9 * ratio + 2 * part.cut.phase)
-        edge = tilt * ratio + part.cut.jag * scale * jag
-        from_end = (1 - along if part.cut.end else along) * length - part.cut.margin * scale
-        values = values * np.clip(from_end + (-edge if part.cut.end else edge) + 0.5, 0, 1)
-    patch = np.zeros((bottom - top) * (right - left), np.float32)
-    patch[inside] = values * np.float32(shadow.stretch / grid)
-    return (slice(top, bottom), slice(left, right)), patch.reshape(bottom - top, right - left)
+    return (slice(top, bottom), slice(left, right)) if left < right and top < bottom else None
 
+
+def _cut_share(shadow: _Shadow, along: np.ndarray, ratio: np.ndarray, length: float) -> np.ndarray:
+    """1 on the bone's side of its fracture line, 0 beyond, a pixel of ramp between."""
+    cut, scale = shadow.part.cut, shadow.scale
+    tilt = cut.tilt[0] * shadow.side + cut.tilt[1] * shadow.front
+    jag = np.sin(4 * ratio + cut.phase) + 0.5 * np.sin(9 * ratio + 2 * cut.phase)
+    edge = (tilt * ratio + cut.jag * jag) * scale
+    from_end = (1 - along if cut.end else along) * length - cut.margin * scale
+    return np.clip(from_end + (-edge if cut.end else edge) + 0.5, 0, 1)
+
+
+def _cast(shadow: _Shadow, shape: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray] | None:
+    """Attenuation (mm of cortex) of one part: rectangle and values; None if outside the image.
+
+    A ray that passes an ellipse (a, b) off its centre has a chord of 2ab/w * sqrt(1 - (off/w)^2),
+    where w is the half-width that is seen.
+    """
+    place = _rectangle(shadow, shape)
+    if place is None:
+        return None
+    part, size = shadow.part, np.float32(shadow.part.radius * shadow.scale)
+    table = profile(part.shape)
+    if part.span != (0.0, 1.0):
+        low, high = (int(share * (PROFILE_ROWS - 1)) for share in part.span)
+        table = table[:, low : high + 1]
+    width, depth, side, front, width_in, depth_in, marrow = table
+    a, b = np.float32(shadow.side), np.float32(shadow.front)
+    half = np.hypot(width * a, depth * b) * size + np.float32(1e-3)
+    shift = (side * a + front * b) * size
+    reach = float((half + np.abs(shift)).max())
+
+    rows, cols = place
+    run = shadow.end - shadow.start
+    length = float(np.hypot(*run))
+    ux, uy = (run / length).astype(np.float32)
+    xs = np.arange(cols.start, cols.stop, dtype=np.float32) - np.float32(shadow.start[0])
+    ys = np.arange(rows.start, rows.stop, dtype=np.float32) - np.float32(shadow.start[1])
+    along = np.add.outer(ys * (uy / length), xs * (ux / length))
+    off = np.add.outer(ys * ux, xs * -uy)
+    inside = np.flatnonzero((along >= 0) & (along < 1) & (np.abs(off) < reach))
+    along, off = along.ravel()[inside], off.ravel()[inside]
+    row = (along * np.float32(table.shape[1])).astype(np.intp)
+    off -= shift[row]
+    ratio = off / half[row]
+    chord = (2 * width * depth * size**2 / half)[row]
+    values = chord * np.sqrt(np.maximum(1 - ratio * ratio, 0))
+    if SHAPES[part.shape].cortex[1]:
+        half_in = np.hypot(width_in * a, depth_in * b) * size + np.float32(1e-3)
+        within = np.sqrt(np.maximum(1 - (off / half_in[row]) ** 2, 0))
+        values -= (2 * width_in * depth_in * size**2 / half_in * (1 - marrow))[row] * within
+    values *= np.minimum(np.minimum(along, 1 - along) * np.float32(length), 1)  # no jagged ends
+    if part.cut:
+        values *= _cut_share(shadow, along, ratio, length)
+    patch = np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.float32)
+    patch.ravel()[inside] = values * np.float32(shadow.stretch / shadow.scale)
+    return place, patch
 
 
 # --- Image ---------------------------------------------------------------------------------------
+
 
 @functools.cache
 def _tiles() -> tuple[np.ndarray, np.ndarray]:
@@ -145,51 +171,49 @@ def _enlarge(image: np.ndarray, shape: tuple[int, int], how=Image.Resampling.BIC
     return np.asarray(Image.fromarray(image).resize(shape[::-1], how))
 
 
-def _bone_plane(shadows: list[_Shadow], scale: float, shape: tuple[int, int]) -> np.ndarray:
+def _bone_plane(shadows: list[_Shadow], shape: tuple[int, int]) -> np.ndarray:
     """Path length (mm of cortex) through bone and metal: bones add up, parts of a bone merge."""
     total = np.zeros(shape, np.float32)
-    bones = [shadow for shadow in shadows if shadow.part.role == "bone"]
-    bones.sort(key=lambda shadow: shadow.part.bone)
+    bones = sorted((s for s in shadows if s.part.role == "bone"), key=lambda s: s.part.bone)
     for _, group in itertools.groupby(bones, lambda shadow: shadow.part.bone):
-        bone = np.zeros(shape, np.float32)
-        for shadow in group:
-            if cast := _cast(shadow, scale, shape):
-                place, values = cast
+        casts = [cast for shadow in group if (cast := _cast(shadow, shape))]
+        if len(casts) == 1:
+            total[casts[0][0]] += casts[0][1]
+        elif casts:
+            bone = np.zeros(shape, np.float32)
+            for place, values in casts:
                 np.maximum(bone[place], values, out=bone[place])
-        total += bone
+            total += bone
     for shadow in shadows:
-        if shadow.part.role in ("density", "metal") and (cast := _cast(shadow, scale, shape)):
+        if shadow.part.role == "density" and (cast := _cast(shadow, shape)):
             place, values = cast
-            if shadow.part.role == "metal":
-                total[place] += _METAL * values
-            else:
-                share = np.minimum(values / (1.2 * shadow.part.radius), 1)
-                total[place] *= 1 + shadow.part.mu * share
+            total[place] *= 1 + shadow.part.mu * np.minimum(values / (1.2 * shadow.part.radius), 1)
+    for shadow in shadows:
+        if shadow.part.role == "metal" and (cast := _cast(shadow, shape)):
+            total[cast[0]] += _METAL * cast[1]
     return total
 
 
-def _flesh_plane(shadows: list[_Shadow], scale: float, shape: tuple[int, int]) -> np.ndarray:
-    """Path length (mm of cortex) through soft tissue, drawn coarsely: its parts merge, and sag."""
+def _flesh_plane(shadows: list[_Shadow], shape: tuple[int, int]) -> np.ndarray:
+    """Path length (mm of cortex) through soft tissue: its parts merge, lungs thin it."""
     total = np.zeros(shape, np.float32)
-    for shadow in shadows:
-        if shadow.part.role == "flesh" and (cast := _cast(shadow, scale, shape, 0.5)):
+    for shadow in sorted(shadows, key=lambda shadow: shadow.part.role):  # flesh before lung
+        if shadow.part.role in ("flesh", "lung") and (cast := _cast(shadow, shape)):
             place, values = cast
-            np.maximum(total[place], values, out=total[place])
-    for shadow in shadows:
-        if shadow.part.role == "lung" and (cast := _cast(shadow, scale, shape, 0.5)):
-            place, values = cast
-            total[place] -= 0.6 * np.minimum(values, total[place])
+            if shadow.part.role == "flesh":
+                np.maximum(total[place], values, out=total[place])
+            else:
+                total[place] -= 0.6 * np.minimum(values, total[place])
     total = ndimage.uniform_filter(total, 3, mode="nearest")
-    return _TISSUE * 60 * (1 - np.exp(-total / 60))
+    return _TISSUE * 60 * (1 - np.exp(-total / 60))  # thick parts are exposed longer
 
 
-def _mask_plane(shadows: list[_Shadow], scale: float, shape: tuple[int, int]) -> np.ndarray:
+def _mask_plane(shadows: list[_Shadow], shape: tuple[int, int]) -> np.ndarray:
     """Where the finding is: marks and metal, two pixels larger."""
     mask = np.zeros(shape, bool)
     for shadow in shadows:
-        if shadow.part.role in ("mark", "metal") and (cast := _cast(shadow, scale, shape)):
-            place, values = cast
-            mask[place] |= values > 0
+        if shadow.part.role in ("mark", "metal") and (cast := _cast(shadow, shape)):
+            mask[cast[0]] |= cast[1] > 0
     return ndimage.binary_dilation(mask, iterations=2) if mask.any() else mask
 
 
@@ -197,15 +221,17 @@ def _expose(bone: np.ndarray, flesh: np.ndarray, rng: np.random.Generator) -> np
     """Film density in [0, 1] of the path lengths, unevenly exposed and noisy."""
     shape = bone.shape
     grain, texture = _tiles()
-    path = np.maximum(bone * (1 + 0.09 * _crop(texture, shape, rng)) + flesh, 0)  # bicubic rings
+    grained = bone * (1 + np.float32(0.09) * _crop(texture, shape, rng))
+    path = np.maximum(grained + flesh, 0)  # bicubic enlargement rings
     reference = np.percentile(path[::6, ::6], 97) + 1e-3
     film = 1 - np.exp(path * np.float32(-rng.uniform(0.8, 1.5) / reference))
     film *= np.float32(1 / (1 - np.exp(-2.2)))
     if rng.random() < 0.5:
         film **= np.float32(rng.uniform(0.8, 1.3))
-    slopes = rng.normal(0, 0.09, 2)
-    heel = [1 + slope * np.linspace(-1, 1, size, dtype=np.float32) for slope, size in zip(slopes, shape)]
-    film *= heel[0][:, None] * heel[1].astype(np.float32)
+    down, right = (
+        1 + rng.normal(0, 0.09) * np.linspace(-1, 1, size, dtype=np.float32) for size in shape
+    )  # the heel effect
+    film *= np.multiply.outer(down, right).astype(np.float32)
     film += np.float32(abs(rng.normal(0.02, 0.03)))
     film += np.float32(rng.uniform(0.006, 0.02)) * (0.5 + film) * _crop(grain, shape, rng)
     return film
@@ -221,35 +247,44 @@ def _letter(letter: str, size: int, framed: bool) -> Image.Image:
     return image
 
 
+def _collimate(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Close the shutters: a slightly turned rectangle, dark outside."""
+    size = np.array(film.shape[::-1])
+    inset = rng.uniform(0.01, 0.09, 4) * size.min()
+    left, top, right, bottom = inset[0], inset[1], size[0] - inset[2], size[1] - inset[3]
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) - size / 2
+    corners = corners @ rotation(2, rng.normal(0, 2.5))[:2, :2].T + size / 2
+    shutter = Image.new("L", tuple(int(side) for side in size // 2), int(rng.choice([0, 0, 12])))
+    ImageDraw.Draw(shutter).polygon([tuple(corner / 2) for corner in corners], fill=255)
+    shutter = shutter.filter(ImageFilter.BoxBlur(1))
+    shutter = shutter.resize(film.shape[::-1], Image.Resampling.BILINEAR)
+    return film * (np.asarray(shutter) * np.float32(1 / 255))
+
+
 def _finish(film: np.ndarray, left: bool, rng: np.random.Generator) -> np.ndarray:
-    """Collimator, side marker and frame: uint8."""
-    rows, cols = film.shape
+    """Collimator, side marker and white frame, each on some images; uint8."""
     if rng.random() < 0.65:
-        inset = rng.uniform(0.01, 0.09, 4) * min(rows, cols)
-        corners = np.array([[inset[0], inset[1]], [cols - inset[2], inset[1]],
-                            [cols - inset[2], rows - inset[3]], [inset[0], rows - inset[3]]])  # fmt: skip
-        turn = rotation(2, rng.normal(0, 2.5))[:2, :2]
-        corners = (corners - (cols / 2, rows / 2)) @ turn.T + (cols / 2, rows / 2)
-        shutter = Image.new("L", (cols // 2, rows // 2), int(rng.choice([0, 0, 12])))
-        ImageDraw.Draw(shutter).polygon([tuple(c / 2) for c in corners], fill=255)
-        film = film * (_enlarge(np.asarray(shutter), (rows, cols), Image.Resampling.BILINEAR) / np.float32(255))
+        film = _collimate(film, rng)
     image = Image.fromarray(np.clip(film * 255, 0, 255).astype(np.uint8))
+    short, room = min(film.shape), np.array(film.shape[::-1])
     if rng.random() < 0.8:
         size = int(rng.integers(18, 34))
         glyph = _letter("L" if left else "R", size, bool(rng.random() < 0.3))
         glyph = glyph.rotate(float(rng.normal(0, 12)), Image.Resampling.BILINEAR)
-        corner = rng.integers(0, 2, 2) * (np.array([cols, rows]) - 2 * size - 0.12 * min(cols, rows))
-        place = tuple(int(v) for v in corner + rng.uniform(0.02, 0.1, 2) * min(cols, rows))
-        image.paste(int(rng.integers(215, 256)), place, glyph)
+        corner = rng.integers(0, 2, 2) * (room - 2 * size - 0.12 * short)
+        place = corner + rng.uniform(0.02, 0.1, 2) * short
+        image.paste(int(rng.integers(215, 256)), tuple(int(v) for v in place), glyph)
     if rng.random() < 0.05:
-        ImageDraw.Draw(image).rectangle((0, 0, cols - 1, rows - 1), outline=255, width=int(rng.integers(2, 8)))
+        edge = (0, 0, film.shape[1] - 1, film.shape[0] - 1)
+        ImageDraw.Draw(image).rectangle(edge, outline=255, width=int(rng.integers(2, 8)))
     return np.asarray(image)
 
 
-def _frame(window: Window, fingers: bool, rng: np.random.Generator) -> tuple[tuple[int, int], float, float]:
-    """Shape of the image (longest side 512), pixels per mm, and turn of the arm in it (degrees)."""
+def _frame(window: Window, rng: np.random.Generator) -> tuple[tuple[int, int], float, float]:
+    """Shape of the image (longest side 512), pixels per mm, turn of the arm in it (degrees)."""
     low, high = window.aspect
-    aspect = rng.uniform(0.21, 0.3) if high < 0.75 and rng.random() < 0.03 else rng.uniform(low, high)
+    narrow = high < 0.75 and rng.random() < 0.03
+    aspect = rng.uniform(0.21, 0.3) if narrow else rng.uniform(low, high)
     height = window.height * rng.uniform(0.88, 1.15)
     rows, cols = (512, round(512 * aspect)) if aspect <= 1 else (round(512 / aspect), 512)
     scale = rows / height
@@ -271,24 +306,29 @@ class Study(NamedTuple):
     left: bool
 
 
-def take_radiograph(study: Study, yaw: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def take_radiograph(
+    study: Study, yaw: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """One view of a study's anatomy: image uint8 (H, W) and mask bool (H, W)."""
     window = WINDOWS[study.body_part]
     parts = pose(study.parts, study.body_part, yaw, rng)
-    shape, scale, turn = _frame(window, study.body_part == "FINGER", rng)
-    camera = rotation(2, turn) @ rotation(0, rng.normal(0, 4)) @ rotation(1, yaw + rng.normal(0, 6))
+    shape, scale, turn = _frame(window, rng)
+    tilt, yaw = rng.normal(0, 4), yaw + rng.normal(0, 6)
+    camera = rotation(2, turn) @ rotation(0, tilt) @ rotation(1, yaw)
     if study.left:
         camera[0] *= -1
     half = shape[0] // 2, shape[1] // 2
-    centre = np.asarray(study.centre)
-    shadows = _project(parts, camera, centre, scale / 2)
-    middle = np.array(half[::-1]) * (0.5 + rng.uniform(-0.04, 0.04, 2))
+    size = np.array(half[::-1])
+    shadows = _project(parts, camera, study.centre, scale / 2)
+    middle = size * (0.5 + rng.uniform(-0.04, 0.04, 2))
     found = [(s.start + s.end) / 2 for s in shadows if s.part.role in ("mark", "metal")]
     if found:  # keep the finding inside the collimated field
-        there, size = np.mean(found, 0) + middle, np.array(half[::-1])
+        there = np.mean(found, 0) + middle
         middle = middle + np.clip(there, 0.22 * size, 0.78 * size) - there
     shadows = [s._replace(start=s.start + middle, end=s.end + middle) for s in shadows]
-    bone = _enlarge(_bone_plane(shadows, scale / 2, half), shape)
-    flesh = _enlarge(_flesh_plane(shadows, scale / 2, (half[0] // 2, half[1] // 2)), shape)
-    mask = _enlarge(_mask_plane(shadows, scale / 2, half), shape, Image.Resampling.NEAREST)
+    bone = _enlarge(_bone_plane(shadows, half), shape)
+    quarter = half[0] // 2, half[1] // 2
+    flesh = _flesh_plane([s.halved() for s in shadows], quarter)
+    flesh = _enlarge(flesh, shape, Image.Resampling.BILINEAR)
+    mask = _enlarge(_mask_plane(shadows, half), shape, Image.Resampling.NEAREST)
     return _finish(_expose(bone, flesh, rng), study.left, rng), mask

@@ -148,7 +148,7 @@ def _fracture(parts: list[Part], site: _Site, rng: np.random.Generator) -> list[
 
 def _plate(site: _Site, out: np.ndarray, rng: np.random.Generator) -> list[Part]:
     """A plate on the bone's surface with a row of screws across it."""
-    half = min(max(2.8 * site.width, 15 * site.scale), 0.4 * site.length)
+    half = min(max(2.8 * site.width, 15 * site.scale), 34.0, 0.4 * site.length)
     thin = max(0.085 * site.width, 0.6 * site.scale)
     middle = min(site.share, 0.97 - half / site.length)  # no plate beyond the bone's end
     site = _locate(site.bone, max(middle, 0.03 + half / site.length), site.scale)
@@ -188,7 +188,7 @@ def _hardware(parts: list[Part], site: _Site, rng: np.random.Generator) -> list[
     choice = rng.random()
     if choice < 0.2 and site.width < 14 and site.bone.bone != "clavicle":
         low, high = (site.bone.start + site.axis * site.length * share for share in (0.08, 0.92))
-        nail = _around(site, "rod", low, high, 0.34 * site.width, "metal")
+        nail = _around(site, "rod", low, high, 0.28 * site.width, "metal")
         return [*parts, nail]
     if choice < 0.4 and site.scale < 1.2:
         return [*parts, *_wires(site, out, rng)]

@@ -1,0 +1,54 @@
+"""What belongs to the terminal and not into a notebook: C messages, and bars of headless runs.
+
+TensorFlow logs its start-up to standard error (through absl, whatever TF_CPP_MIN_LOG_LEVEL says),
+and ipykernel shows it as a cell's output. Here it goes to the terminal that started Jupyter.
+Python's own warnings stay in the notebook.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from IPython import get_ipython
+
+
+def hide_bars(progress: bool) -> bool:
+    """What tqdm's `disable` should be: True where no bar is wanted, or TQDM_DISABLE is set.
+
+    tqdm reads that variable itself, but not for its notebook widget.
+    """
+    return not progress or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+
+
+@contextmanager
+def to_the_terminal() -> Iterator[None]:
+    """Send C messages to the terminal inside the block; outside a notebook nothing changes."""
+    terminal = getattr(sys.stderr, "_original_stdstream_copy", None)
+    if terminal is None:
+        yield
+        return
+    captured = os.dup(2)
+    os.dup2(terminal, 2)
+    try:
+        yield
+    finally:
+        os.dup2(captured, 2)
+        os.close(captured)
+
+
+def to_the_terminal_in_this_cell() -> None:
+    """The same until the running cell ends; for the cell that imports TensorFlow."""
+    shell = get_ipython()
+    if shell is None:
+        return
+    stack = ExitStack()
+    stack.enter_context(to_the_terminal())
+
+    def restore(_result: object) -> None:
+        stack.close()
+        shell.events.unregister("post_run_cell", restore)
+
+    shell.events.register("post_run_cell", restore)

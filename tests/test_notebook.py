@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+
+from mura_utils import notebook as nb
+from mura_utils.errors import UserError
+from mura_utils.experiments import read_parameters
+from mura_utils.paths import runs_dir
+
+OWN = '# Parameters: the demo\nname = "mine"  # the run\nsource = "mura"\n'
+
+
+def test_parameters_are_those_of_the_last_own_cell_and_of_papermills_after_it():
+    cells = ["import os", OWN, '# Parameters: edited\nname = "other"', "# Parameters\nepochs = 3"]
+    assert nb.parameters_in(cells, "05") == {"name": "other", "epochs": 3}
+
+
+def test_other_variables_are_no_parameters():
+    assert nb.parameters_in(["name = 'x'\nfoo = 1", OWN], "01") == {
+        "name": "mine",
+        "source": "mura",
+    }
+
+
+@pytest.mark.parametrize("line", ["epochs = 2 * 3", "print(name)", "a, b = 1, 2"])
+def test_a_parameter_cell_takes_literals_only(line):
+    with pytest.raises(UserError, match="holds only 'name = literal' lines"):
+        nb.parameters_in([OWN + line], "05_modeling")
+
+
+def test_an_unknown_injected_parameter_stops_the_notebook():
+    with pytest.raises(UserError, match="unknown parameter 'epoch'; did you mean 'epochs'"):
+        nb.open_run("01_data_understanding", [OWN, "# Parameters\nepoch = 3"])
+    assert not runs_dir().exists()
+
+
+def test_a_run_records_every_value_and_what_is_complete():
+    run = nb.open_run("01_data_understanding", [OWN])
+    record = read_parameters(run.path("experiment.yaml"))
+    assert (record["name"], record["source"], record["threshold"]) == ("mine", "mura", 0.5)
+    assert nb.completed(run.folder) == []
+    assert "Next: 02_data_preprocessing" in run.complete()
+    assert nb.completed(run.folder) == ["01_data_understanding"]
+
+
+def test_a_notebook_needs_the_one_before():
+    with pytest.raises(UserError, match="run 01_data_understanding first, with name = 'mine'"):
+        nb.open_run("02_data_preprocessing", ['# Parameters: x\nname = "mine"'])
+
+
+def test_running_an_earlier_notebook_again_makes_the_later_ones_out_of_date():
+    for name in nb.NOTEBOOKS[:3]:
+        nb.open_run(name, ['# Parameters: x\nname = "mine"']).complete()
+    nb.open_run(nb.NOTEBOOKS[1], ['# Parameters: x\nname = "mine"'])
+    with pytest.raises(UserError, match="run 02_data_preprocessing first"):
+        nb.open_run(nb.NOTEBOOKS[2], ['# Parameters: x\nname = "mine"'])
+
+
+def test_a_parameter_of_an_earlier_notebook_cannot_change_afterwards():
+    nb.open_run("01_data_understanding", [OWN]).complete()
+    later = ['# Parameters: x\nname = "mine"', "# Parameters\nsource = 'fracatlas'"]
+    with pytest.raises(UserError, match=r"source = 'fracatlas', but the run mine .* notebook 01"):
+        nb.open_run("02_data_preprocessing", later)
+
+
+def test_a_later_notebook_takes_the_values_of_the_run():
+    nb.open_run("01_data_understanding", [OWN]).complete()
+    run = nb.open_run("02_data_preprocessing", ['# Parameters: x\nname = "mine"'])
+    assert run.experiment.source == "mura"
+
+
+def test_tables_keep_text_as_text(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("path,patient,sha256,mean,fault\na.png,007,12e4,1.5,\n")
+    row = nb.read_table(path).iloc[0]
+    assert row.to_dict() == {
+        "path": "a.png", "patient": "007", "sha256": "12e4", "mean": 1.5, "fault": "",
+    }  # fmt: skip

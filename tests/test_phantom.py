@@ -1,0 +1,217 @@
+"""Phantoms: MURA's layout, determinism, refusals, difficulty, and masks that mark the finding."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from mura_utils.errors import UserError
+from mura_utils.sources.phantom import (
+    BODY_PARTS,
+    CARD,
+    KINDS,
+    PARTIAL,
+    TREE,
+    draw_phantoms,
+    draw_radiograph,
+    phantom_mask,
+)
+from mura_utils.sources.phantom_arm import WINDOWS
+
+PATIENTS = 110
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("phantoms") / "set"
+    draw_phantoms(root, patients=PATIENTS, seed=3, workers=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest set; tests copy it before they change it."""
+    root = tmp_path_factory.mktemp("small") / "set"
+    draw_phantoms(root, patients=28, seed=7, workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def rows(phantoms: Path) -> pd.DataFrame:
+    """One row an image, from MURA's own CSV files."""
+    frames = []
+    for split in ("train", "valid"):
+        paths = (phantoms / TREE / f"{split}_image_paths.csv").read_text().splitlines()
+        frames.append(pd.DataFrame({"path": paths, "split": split}))
+    rows = pd.concat(frames, ignore_index=True)
+    pieces = rows.path.str.extract(r"XR_(?P<part>\w+)/(?P<patient>\w+)/study\d_(?P<sign>\w+)/")
+    return rows.join(pieces)
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_layout_is_muras(phantoms: Path, rows: pd.DataFrame) -> None:
+    on_disk = {path.relative_to(phantoms).as_posix() for path in (phantoms / TREE).rglob("*.png")}
+    assert set(rows.path) == on_disk
+    for split in ("train", "valid"):
+        text = (phantoms / TREE / f"{split}_labeled_studies.csv").read_bytes().decode()
+        assert "\r" not in text
+        studies = dict(line.split(",") for line in text.splitlines())
+        chosen = rows.path[rows.split == split]
+        assert set(studies) == {path.rsplit("/", 1)[0] + "/" for path in chosen}
+        for study, label in studies.items():
+            assert study.startswith(f"{TREE}/{split}/XR_")
+            assert label == ("1" if study.endswith("_positive/") else "0")
+
+
+def test_every_class_is_in_both_splits_and_no_patient_is(rows: pd.DataFrame) -> None:
+    for _, split in rows.groupby("split"):
+        assert len(set(zip(split.part, split.sign, strict=True))) == 2 * len(BODY_PARTS)
+    split_of = rows.groupby("patient").split.nunique()
+    assert len(split_of) == PATIENTS
+    assert (split_of == 1).all()
+    assert 0.3 < (rows.sign == "positive").mean() < 0.55
+
+
+def test_patients_vary_as_in_mura(rows: pd.DataFrame) -> None:
+    by_patient = rows.groupby("patient")
+    assert (by_patient.part.unique().str.len() > 1).any()
+    assert (by_patient.sign.unique().str.len() > 1).any()
+    views = rows.path.str.rsplit("/", n=1).str[0].value_counts()
+    assert views.min() == 1
+    assert views.max() >= 4
+
+
+def test_sizes_and_modes_are_mixed(phantoms: Path, rows: pd.DataFrame) -> None:
+    modes, sizes = Counter(), set()
+    for path in rows.path:
+        with Image.open(phantoms / path) as image:
+            modes[image.mode] += 1
+            sizes.add(image.size)
+            if image.mode == "RGB":
+                red, green, blue = np.moveaxis(np.asarray(image), 2, 0)
+                assert (red == green).all()
+                assert (red == blue).all()
+    assert set(modes) == {"L", "RGB"}
+    assert modes["L"] > modes["RGB"]
+    assert len(sizes) > 50
+    assert {max(size) for size in sizes} == {512}
+
+
+def test_masks_and_kinds_belong_to_abnormal_images_alone(
+    phantoms: Path, rows: pd.DataFrame
+) -> None:
+    kinds = pd.read_csv(phantoms / "abnormalities.csv").set_index("path").kind
+    assert set(kinds) == set(KINDS)
+    assert set(kinds.index) == set(rows.path[rows.sign == "positive"])
+    for path, sign in zip(rows.path, rows.sign, strict=True):
+        mask = phantom_mask(phantoms, path)
+        if sign == "negative":
+            assert mask is None
+            continue
+        with Image.open(phantoms / path) as image:
+            assert mask.shape == image.size[::-1]
+        assert mask.dtype == bool
+        assert 0.0005 < mask.mean() < 0.35, path
+    inner = phantom_mask(phantoms / TREE, kinds.index[0].removeprefix(f"{TREE}/"))
+    assert (inner == phantom_mask(phantoms, kinds.index[0])).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("body_part", BODY_PARTS)
+def test_each_finding_is_large_enough_to_be_found(body_part: str, kind: str) -> None:
+    for view, yaw in enumerate(WINDOWS[body_part].yaws):
+        image, mask = draw_radiograph(np.random.default_rng(view), body_part, kind, yaw)
+        assert image.dtype == np.uint8
+        assert image.shape == mask.shape
+        rows, cols = np.nonzero(mask)
+        at_224 = 224 / np.array(mask.shape)
+        extent = np.array([np.ptp(rows) + 1, np.ptp(cols) + 1]) * at_224
+        assert extent.max() >= 10
+        assert image[mask].std() > 4  # there is something in it to see
+
+
+def test_hardware_is_the_brightest_thing() -> None:
+    image, mask = draw_radiograph(np.random.default_rng(5), "FOREARM", "hardware")
+    assert np.percentile(image[mask], 90) > np.percentile(image[~mask], 97)
+
+
+def test_same_seed_gives_the_same_bytes_for_any_number_of_workers(
+    tmp_path: Path, small: Path
+) -> None:
+    draw_phantoms(tmp_path / "set", patients=28, seed=7, workers=2)
+    assert contents(tmp_path / "set") == contents(small)
+
+
+def test_another_seed_draws_other_people(phantoms: Path, small: Path) -> None:
+    shared = set(contents(phantoms / TREE).values()) & set(contents(small / TREE).values())
+    assert not shared
+
+
+def test_complete_set_is_left_alone_and_an_interrupted_one_redrawn(
+    tmp_path: Path, small: Path
+) -> None:
+    root = shutil.copytree(small, tmp_path / "set")
+    image = next((root / TREE).rglob("*.png"))
+    image.write_bytes(b"changed by the user")
+    card = draw_phantoms(root, patients=28, seed=7)
+    assert card["patients"] == 28
+    assert image.read_bytes() == b"changed by the user"
+
+    (root / CARD).rename(root / PARTIAL)  # as if it had not ended
+    image.with_name(".image1.0123abcd.tmp.png").write_bytes(b"half")
+    assert draw_phantoms(root, patients=28, seed=7) == card
+    assert contents(root) == contents(small)
+
+
+def test_what_is_not_ours_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="no set of phantoms"):
+        draw_phantoms(tmp_path, patients=28)
+    assert contents(tmp_path).keys() == {"thesis.txt"}
+
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / PARTIAL).write_text('{"version": 1, "patients": 99, "seed": 0}')
+    with pytest.raises(UserError, match="another recipe"):
+        draw_phantoms(tmp_path / "set", patients=28)
+
+
+@pytest.mark.parametrize("wrong", [{"patients": 27}, {"official_valid_fraction": 1.0}])
+def test_impossible_orders_are_refused(tmp_path: Path, wrong: dict) -> None:
+    with pytest.raises(UserError):
+        draw_phantoms(tmp_path / "set", **wrong)
+    assert not (tmp_path / "set").exists()
+
+
+def test_thumbnails_do_not_give_the_answer_away(phantoms: Path, rows: pd.DataFrame) -> None:
+    thumbnails = []
+    for path in rows.path:
+        with Image.open(phantoms / path) as image:
+            small = image.convert("L").resize((32, 32), Image.Resampling.BILINEAR)
+            thumbnails.append(np.asarray(small, np.float32).ravel())
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, tol=1e-3))
+    folds = {"groups": rows.patient, "cv": GroupKFold(3)}
+    labels = rows.part + "-" + rows.sign
+    with threadpool_limits(1):  # small products: threads only wait for each other
+        found = cross_val_predict(model, np.array(thumbnails), labels, **folds)
+    assert (found == labels).mean() < 0.6
+    part = pd.Series(found).str.split("-").str[0]
+    assert (part == rows.part).mean() > 0.4  # but they are no riddle either

@@ -1,0 +1,154 @@
+"""`mura run` on small notebooks that stand in for the series; the series itself: test_notebooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from mura_utils import pipeline
+from mura_utils.errors import UserError
+from mura_utils.notebook import NOTEBOOKS, completed
+from mura_utils.paths import runs_dir
+
+OPEN = "from mura_utils.notebook import open_run\nrun = open_run({name!r}, In)"
+DONE = "run.path({name!r} + '.txt').write_text(str(run.experiment.epochs))\nrun.complete();"
+
+
+@pytest.fixture
+def series(tmp_path, monkeypatch):
+    """Seven notebooks that only open and complete their run; returns a function to change one."""
+    folder = tmp_path / "repository" / "notebooks"
+    folder.mkdir(parents=True)
+
+    def write(name: str, middle: str = "") -> None:
+        own = "epochs = 40\n" if name.startswith("05") else ""
+        parameters = nbformat.v4.new_code_cell(f'# Parameters: test\nname = "demo"\n{own}')
+        parameters.metadata["tags"] = ["parameters"]
+        cells = [
+            parameters,
+            *map(
+                nbformat.v4.new_code_cell, (OPEN.format(name=name), middle, DONE.format(name=name))
+            ),
+        ]
+        book = nbformat.v4.new_notebook(cells=cells)
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+        book.metadata["language_info"] = {"name": "python"}
+        nbformat.write(book, folder / f"{name}.ipynb")
+
+    for name in NOTEBOOKS:
+        write(name)
+    monkeypatch.setattr(pipeline, "REPOSITORY", folder.parent)
+    return write
+
+
+def run(start="01", stop="07", overwrite=False, **changes):
+    experiment = pipeline.resolve_experiment("demo", {"name": "mine", **changes}, start)
+    return pipeline.run_experiment(
+        experiment, start, stop, overwrite=overwrite, progress=False, report=lambda line: None
+    )
+
+
+def test_a_failure_stops_there_says_why_and_can_be_mended(series):
+    series(
+        NOTEBOOKS[2],
+        "from mura_utils.errors import UserError\nraise UserError('The disk is full.')",
+    )
+    with pytest.raises(pipeline.NotebookFailed) as caught:
+        run(epochs=3)
+    folder = runs_dir() / "mine"
+    sentence = str(caught.value)
+    assert "03_data_preparation stopped: The disk is full." in sentence
+    assert str(folder / "03_data_preparation.ipynb") in sentence
+    assert "--from 03" in sentence
+    assert completed(folder) == list(NOTEBOOKS[:2])
+    assert not (folder / "04_data_transformation.ipynb").exists()
+    failed = nbformat.read(folder / "03_data_preparation.ipynb", as_version=4)
+    outputs = [
+        output for cell in failed.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
+    (error,) = [output for output in outputs if output.output_type == "error"]
+    assert error.traceback == ["UserError: The disk is full."]
+
+    series(NOTEBOOKS[2])
+    run(start="03", epochs=3)
+    assert completed(folder) == list(NOTEBOOKS)
+    assert (folder / "05_modeling.txt").read_text() == "3"
+
+
+def test_a_used_name_is_refused_and_replaced_only_when_asked(series):
+    folder = run(stop="01")
+    (folder / "mine.txt").write_text("result")
+    with pytest.raises(UserError, match=r"The run mine exists: go on with --from 02.*--overwrite"):
+        run()
+    assert (folder / "mine.txt").exists()
+    run(stop="01", overwrite=True)
+    assert not (folder / "mine.txt").exists()
+
+
+def test_a_folder_that_is_no_run_is_never_replaced(series):
+    folder = runs_dir() / "mine"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="exists and is no run"):
+        run(overwrite=True)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_going_on_keeps_what_the_run_was_made_with(series):
+    folder = run(stop="04", split_seed=7, epochs=3)
+    run(start="05", stop="05")
+    assert "split_seed: 7" in (folder / "experiment.yaml").read_text()
+    assert (folder / "05_modeling.txt").read_text() == "40", "parameters of 05 come from the file"
+    with pytest.raises(UserError, match="split_seed = 8, but the run mine was made with 7"):
+        run(start="05", split_seed=8)
+
+
+def test_going_on_needs_the_notebooks_before(series):
+    run(stop="02")
+    with pytest.raises(UserError, match="run 03_data_preparation first"):
+        run(start="05")
+
+
+def test_a_notebook_number_that_does_not_exist_is_refused(series):
+    with pytest.raises(UserError, match="no notebook '08'"):
+        run(stop="08")
+    with pytest.raises(UserError, match="--from 05 comes after --to 03"):
+        run(start="05", stop="03")
+
+
+def test_a_killed_run_leaves_whole_files_and_goes_on(series, tmp_path):
+    series(NOTEBOOKS[1], "import time\nprint('working')\ntime.sleep(600)")
+    script = (
+        "from pathlib import Path\n"
+        "from mura_utils import pipeline\n"
+        f"pipeline.REPOSITORY = Path({str(tmp_path / 'repository')!r})\n"
+        "e = pipeline.resolve_experiment('demo', {'name': 'mine'})\n"
+        "pipeline.run_experiment(e, progress=False)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], env=os.environ.copy())
+    folder = runs_dir() / "mine"
+    partial = folder / ".02_data_preprocessing.partial.ipynb"
+    deadline = time.monotonic() + 120
+    while not partial.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.suffix in (".json", ".ipynb"):
+            json.loads(path.read_text())
+    assert completed(folder) == [NOTEBOOKS[0]]
+    assert not (folder / "02_data_preprocessing.ipynb").exists()
+    series(NOTEBOOKS[1])
+    run(start="02")
+    assert completed(folder) == list(NOTEBOOKS)
