@@ -790,7 +790,7 @@ def prediction_grid(
         _radiograph(ax, image, f"{mark} {answer} {probability:.0%}{second}")
         if not correct:
             ax.title.set_color(_WRONG)
-            ax.spines[:].set(color=_WRONG, linewidth=3, linestyle="--")
+            ax.spines[:].set(color=_WRONG, linewidth=3)
     for ax in axes[len(images) :]:
         ax.set_axis_off()
     return _described(fig, f"{len(images)} radiographs, {right} of them predicted right.")

@@ -52,7 +52,7 @@ class Listing:
             else ""
         )
         lines = [
-            f"{self.source} at {self.root}",
+            f"{self.source} in the folder {self.root.name}",
             f"{_counts(rows)}{note}",
             "body parts: " + _tally(rows["body_part"]),
             "abnormality: " + _tally(rows["abnormality"]),
