@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo       run the seven notebooks on phantoms into runs/demo"
+	@echo "                (ARGS=--overwrite to replace an earlier one)"
 	@echo "make test       unit tests, the notebooks end to end, nbval"
 	@echo "make lab        open JupyterLab on the notebooks"
 	@echo "make lint       ruff over package, tests and notebooks"
@@ -23,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/mura run experiments/demo.yaml --overwrite
+	$(BIN)/mura run experiments/demo.yaml $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -33,7 +34,7 @@ lab: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check mura_utils tests benchmarks
+	$(BIN)/ruff format --check conftest.py mura_utils tests
 
 notebooks: $(STAMP)
 	$(BIN)/python tests/refresh_notebooks.py

@@ -902,35 +902,42 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
 
 
 @_styled
-def heatmap_rows(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Radiographs, each beside its heat-maps (report Fig. 33, 34, 35).
+def heatmap_rows(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    heatmaps: Mapping[str, Sequence[np.ndarray]],
+    masks: Sequence[np.ndarray | None],
+) -> Figure:
+    """Radiographs, one a row, each beside its heat-maps (report Fig. 33, 34, 35).
 
     Args:
-        rows: records with image (H, W) 0..255; title; heatmaps: name -> (h, w) in [0, 1], the same
-            names in each row; mask: (H, W) bool, outlined, or None.
+        images: n arrays (H, W), 0..255.
+        titles: n texts, one above each row.
+        heatmaps: name -> n maps (h, w) in [0, 1]; one column a name.
+        masks: n arrays (H, W) bool, outlined in their rows, or None.
     """
-    names = list(rows[0]["heatmaps"])
-    tile = min(8.6 / (len(names) + 1), 2.0)
-    heights = [tile + 0.6] * len(rows) + [0.6]
+    tile = min(8.6 / (len(heatmaps) + 1), 2.0)
+    heights = [tile + 0.6 + 0.15 * ("\n" in "".join(heatmaps))] * len(images) + [0.6]
     fig = _figure(sum(heights))
     *bands, foot = fig.subfigures(len(heights), 1, height_ratios=heights)
-    for band, row in zip(bands, rows, strict=True):
-        band.suptitle(row["title"], fontsize=10)
-        axes = _panels(band, 1, len(names) + 1)
-        _radiograph(axes[0], row["image"], "radiograph")
-        for ax, name in zip(axes[1:], names, strict=True):
-            _radiograph(ax, overlay(row["image"], row["heatmaps"][name]), name)
-        if row.get("mask") is not None:
+    for row, (band, image) in enumerate(zip(bands, images, strict=True)):
+        band.suptitle(titles[row], fontsize=10)
+        axes = _panels(band, 1, len(heatmaps) + 1)
+        _radiograph(axes[0], image, "radiograph")
+        for ax, (name, maps) in zip(axes[1:], heatmaps.items(), strict=True):
+            _radiograph(ax, overlay(image, maps[row]), name)
+        if masks[row] is not None:
             for ax in axes:
-                ax.contour(row["mask"], levels=[0.5], colors="#56B4E9", linewidths=1.2)
+                ax.contour(masks[row], levels=[0.5], colors="#56B4E9", linewidths=1.2)
     bar = fig.colorbar(ScalarMappable(cmap=_HEAT), cax=foot.subplots(), orientation="horizontal")
     bar.set_label("heat (0–1) over the radiograph")
     bar.ax.set_facecolor("0.5")
-    masks = sum(row.get("mask") is not None for row in rows)
+    outlined = sum(mask is not None for mask in masks)
     return _described(
         fig,
-        f"{_count(len(rows), 'radiograph')} beside their heat-maps ({', '.join(names)});",
-        f"{masks} with the true region outlined. Rows: {'; '.join(r['title'] for r in rows)}.",
+        f"{_count(len(images), 'radiograph')} beside their heat-maps",
+        f"({', '.join(heatmaps).replace(chr(10), ' ')}); {outlined} with the true region outlined.",
+        f"Rows: {'; '.join(titles)}.",
     )
 
 

@@ -254,6 +254,11 @@ def test_mura_has_no_masks(tmp_path, tree):
     assert load_mask("mura", tmp_path, listing.rows["path"][0], (8, 8)) is None
 
 
+def test_masks_of_a_data_set_that_is_gone_are_not_taken_for_none(tmp_path):
+    with pytest.raises(UserError, match="gone does not exist"):
+        load_mask("phantom", tmp_path / "gone", "MURA-v1.1/valid/image1.png")
+
+
 def test_mixed_modes_are_admitted_and_counted(tmp_path):
     modes = ["L", "RGB", "L", "RGBA", "P", "L", "L", "L"]
     write_tree(tmp_path, tiny_rows(), content=lambda number: png(number, mode=modes[number]))

@@ -48,14 +48,10 @@ def make_history(epochs):
     )
 
 
-def heatmap_row(mask=None, names=("saliency", "grad_cam")):
-    maps = {name: np.full((7, 7), 0.5) for name in names}
-    return {
-        "image": np.full((64, 64), 90, np.uint8),
-        "title": "correct",
-        "heatmaps": maps,
-        "mask": mask,
-    }
+def draw_heatmap_rows(masks=(None, None)):
+    image, maps = np.full((64, 64), 90, np.uint8), np.full((2, 7, 7), 0.5)
+    heatmaps = {"saliency": maps, "grad_cam": maps}
+    return plotting.heatmap_rows([image] * 2, ["right", "wrong"], heatmaps, masks)
 
 
 def texts(fig):
@@ -93,7 +89,7 @@ def test_every_figure_is_nine_inches_on_white_with_alt_text_and_unknown_to_pyplo
         lambda: plotting.class_counts(make_manifest(SEVEN), make_splits(make_manifest(SEVEN))),
         lambda: plotting.sample_grid({("HAND", "Normal"): np.zeros((9, 5), np.uint8)}),
         lambda: plotting.training_curves(make_history(150)),
-        lambda: plotting.heatmap_rows([heatmap_row(), heatmap_row()]),
+        draw_heatmap_rows,
     ],
 )
 def test_text_is_legible_and_inside_the_figure(draw):
@@ -440,7 +436,7 @@ def test_overlay_leaves_cold_places_grey_and_colours_hot_ones():
 def test_heatmap_rows_outline_the_mask_in_its_row_only():
     mask = np.zeros((64, 64), bool)
     mask[20:40, 20:40] = True
-    fig = plotting.heatmap_rows([heatmap_row(mask), heatmap_row()])
+    fig = draw_heatmap_rows([mask, None])
     panels = [ax for ax in fig.axes if ax.images and ax.get_title()]
     assert [ax.get_title() for ax in panels] == ["radiograph", "saliency", "grad_cam"] * 2
     assert [len(ax.collections) for ax in panels] == [1, 1, 1, 0, 0, 0]

@@ -57,7 +57,12 @@ def load_mask(
 
     Returns:
         `(H, W)` bool, or None when the image has no mask.
+
+    Raises:
+        UserError: the folder is gone, or the source is unknown.
     """
+    if not Path(root).is_dir():
+        raise UserError(f"{root} does not exist; give the folder that holds the data set.")
     if source == "fracatlas":
         mask = fracture_mask(Path(root), path)
     elif source == "phantom":

@@ -1,0 +1,17 @@
+"""Tests and nbval write to a temporary folder and touch no run, data or cache of the user's."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="mura-tests-")
+
+for _kind in ("DATA", "RUNS", "CACHE"):
+    os.environ[f"MURA_{_kind}_DIR"] = os.path.join(_FOLDER.name, _kind.lower())  # noqa: PTH118
+os.environ["TQDM_DISABLE"] = "1"  # committed outputs hold no progress bars
+
+
+def pytest_unconfigure() -> None:
+    """Remove the folder."""
+    _FOLDER.cleanup()

@@ -1,0 +1,215 @@
+"""The series itself: its form, and a tiny run of all seven notebooks with numbers asserted."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import statistics
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from mura_utils.experiments import Experiment, load_experiment, owner
+from mura_utils.notebook import NOTEBOOKS, completed, parameters_in, read_table
+from mura_utils.paths import REPOSITORY, read_json
+from mura_utils.pipeline import run_experiment
+
+TINY = {
+    "name": "tiny",
+    "phantom_patients": 40,
+    "image_size": 64,
+    "pca_image_size": 16,
+    "pca_images_per_class": [3],
+    "epochs": 2,
+    "batch_size": 16,
+    "bootstrap": 100,
+    "scored_images": 4,
+}
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def code_cells(name: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(name).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_parameter_cells_hold_the_defaults_of_their_own_parameters(name):
+    (cell,) = [cell for cell in code_cells(name) if "parameters" in cell.metadata.get("tags", [])]
+    parameters = parameters_in([cell.source], name)
+    owned = {field for field in Experiment.model_fields if owner(field) == name[:2]}
+    assert parameters.keys() == owned | {"name"}
+    defaults = Experiment().model_dump()
+    assert parameters == {field: defaults[field] for field in parameters}
+    lines = cell.source.splitlines()[1:]
+    assert all("  # " in line for line in lines), "each parameter says what it means"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_cells_are_short_and_hold_no_logic(name):
+    lengths = [len(cell.source.splitlines()) for cell in code_cells(name)]
+    assert statistics.median(lengths) <= 6
+    assert max(lengths) <= 25
+    for cell in code_cells(name):
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.ClassDef)
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno <= 2
+            assert not (isinstance(node, ast.Attribute) and node.attr == "filterwarnings")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_frame_is_the_same_in_every_notebook(name):
+    text = [cell.source for cell in read(name).cells if cell.cell_type == "markdown"]
+    assert sum(len(re.findall(r"^# ", source, re.MULTILINE)) for source in text) == 1
+    for row in ("Purpose", "You will learn", "Time", "Reads", "Writes", "Previous / next"):
+        assert f"| **{row}** |" in text[0]
+    everything = "\n".join(text)
+    for part in (
+        "## Set-up",
+        "## What we learned",
+        "| Decision | Evidence | Consequence |",
+        "## Exercises",
+        "<details>",
+    ):
+        assert part in everything
+
+
+def test_every_report_figure_has_a_section():
+    headings = "\n".join(
+        line
+        for name in NOTEBOOKS
+        for cell in read(name).cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("#")
+    )
+    named = set()
+    for first, joint, second in re.findall(r"Fig\. (\d+)(?:( and | to |, )(\d+))?", headings):
+        last = int(second) if second else int(first)
+        named |= set(range(int(first), last + 1)) if joint == " to " else {int(first), last}
+    expected = {*range(3, 12), 15, 16, *range(19, 37)}
+    assert expected <= named, f"no section for report figures {sorted(expected - named)}"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_committed_outputs_are_complete_small_and_of_no_machine(name):
+    path = REPOSITORY / "notebooks" / f"{name}.ipynb"
+    assert path.stat().st_size < 1.5e6
+    for cell in code_cells(name):
+        assert cell.execution_count, "nbval compares executed cells only"
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr"
+            text = output.get("text", "") + str(
+                [
+                    value
+                    for kind, value in output.get("data", {}).items()
+                    if kind.startswith("text/")
+                ]
+            )
+            assert not re.search(r"(/tmp|/home|/root|/work|0x[0-9a-f]{8})", text), text
+            if "image/png" in output.get("data", {}):
+                assert len(output.metadata["image/png"]["alt"]) > 20, "a figure needs alt text"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """All seven notebooks on 40 phantom patients, in the session's temporary folders."""
+    folder = run_experiment(load_experiment("demo", **TINY), progress=False)
+    assert completed(folder) == list(NOTEBOOKS)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folders():
+    """The session's folders, not one for each test: the tiny run is shared."""
+
+
+def test_the_tiny_run_admits_every_phantom(tiny):
+    counts = read_json(tiny / "quality.json")["counts"]
+    card = read_json(tiny.parents[1] / "data" / "phantom" / "phantoms.json")
+    assert (
+        counts["listed"]
+        == counts["admitted"]
+        == card["images"]
+        == len(read_table(tiny / "manifest.csv"))
+    )
+
+
+def test_the_tiny_runs_split_leaks_no_patient_and_keeps_the_official_test_set(tiny):
+    manifest = read_table(tiny / "manifest.csv").merge(read_table(tiny / "splits.csv"), on="path")
+    patients = manifest.groupby("patient")["split"].nunique()
+    assert patients.max() == 1
+    assert set(manifest.query("split == 'test'")["official_split"]) == {"valid"}
+    assert set(manifest.query("split != 'test'")["official_split"]) == {"train"}
+    by_image = read_json(tiny / "leakage.json")
+    assert "official-image" in json.dumps(by_image)
+
+
+def test_the_tiny_runs_predictions_are_distributions_over_all_classes(tiny):
+    predictions = pd.read_csv(tiny / "predictions.csv")
+    columns = [name for name in predictions if name.startswith("p:")]
+    assert len(columns) == 14
+    np.testing.assert_allclose(predictions[columns].sum(axis=1), 1, atol=1e-4)
+    predicted = predictions[columns].idxmax(axis=1).str.removeprefix("p:")
+    assert (predicted == predictions["predicted"]).all()
+
+
+def test_the_tiny_runs_metrics_follow_from_its_predictions(tiny):
+    predictions = pd.read_csv(tiny / "predictions.csv").query("split == 'test'")
+    metrics = read_json(tiny / "metrics.json")
+    accuracy = (predictions["predicted"] == predictions["label"]).mean()
+    assert metrics["image"]["accuracy"]["value"] == pytest.approx(accuracy)
+    assert metrics["counts"]["images"] == len(predictions)
+    assert np.sum(metrics["confusion"]["counts"]) == len(predictions)
+    for level in ("image", "binary_image", "binary_study"):
+        kappa = metrics[level]["kappa"]
+        assert kappa["low"] <= kappa["value"] <= kappa["high"]
+
+
+def test_the_tiny_runs_heatmaps_are_scored_and_drawn(tiny):
+    explanations = pd.read_csv(tiny / "explanations.csv")
+    assert {"path", "method", "energy_in_mask", "pointing_game"} <= set(explanations.columns)
+    assert explanations["energy_in_mask"].dropna().between(0, 1).all()
+    assert explanations["method"].nunique() >= 4
+    assert list((tiny / "figures").glob("*.png"))
+
+
+def test_the_tiny_run_records_every_value_and_the_model_predicts(tiny, monkeypatch, tmp_path):
+    from mura_utils.prediction import predict_images
+
+    assert load_experiment(tiny / "experiment.yaml") == load_experiment("demo", **TINY)
+    monkeypatch.setenv("MURA_RUNS_DIR", str(tiny.parent))
+    row = read_table(tiny / "manifest.csv").iloc[0]
+    image = tiny.parents[1] / "data" / "phantom" / row["path"]
+    (result,) = predict_images("tiny", [image], tmp_path)
+    assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert result["label"].endswith(result["body_part"])
+    assert os.path.getsize(result["overlay"]) > 1000
+
+
+def test_plain_papermill_takes_an_experiments_file(tiny, tmp_path):
+    import papermill
+    import yaml
+
+    values = yaml.safe_load((tiny / "experiment.yaml").read_text())
+    papermill.execute_notebook(
+        REPOSITORY / "notebooks" / "02_data_preprocessing.ipynb",
+        tmp_path / "out.ipynb",
+        parameters=values,
+        progress_bar=False,
+    )
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'epoch'"):
+        papermill.execute_notebook(
+            REPOSITORY / "notebooks" / "02_data_preprocessing.ipynb",
+            tmp_path / "out.ipynb",
+            parameters={**values, "epoch": 3},
+            progress_bar=False,
+        )
