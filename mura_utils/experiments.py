@@ -71,11 +71,11 @@ class Experiment(BaseModel):
     split_seed: int = _parameter(0, "03", "seed of the split", ge=0)
 
     image_size: int = _parameter(128, "04", "side of the model's square input, pixels", ge=32)
-    rotation_range: float = _parameter(40.0, "04", "largest rotation, degrees", ge=0)
-    width_shift_range: float = _parameter(0.2, "04", "largest shift, share of the width", ge=0)
-    height_shift_range: float = _parameter(0.2, "04", "largest shift, share of the height", ge=0)
+    rotation_range: float = _parameter(10.0, "04", "largest rotation, degrees", ge=0)
+    width_shift_range: float = _parameter(0.05, "04", "largest shift, share of the width", ge=0)
+    height_shift_range: float = _parameter(0.05, "04", "largest shift, share of the height", ge=0)
     shear_range: float = _parameter(0.2, "04", "largest shear, degrees", ge=0)
-    zoom_range: float = _parameter(0.2, "04", "largest zoom per axis, share", ge=0, lt=1)
+    zoom_range: float = _parameter(0.1, "04", "largest zoom per axis, share", ge=0, lt=1)
     horizontal_flip: bool = _parameter(True, "04", "mirror half of the training images")
     pca_image_size: int = _parameter(64, "04", "side of the images given to PCA, pixels", ge=8)
     pca_images_per_class: list[int] = _parameter(
@@ -108,12 +108,12 @@ class Experiment(BaseModel):
     augment: bool = _parameter(True, "05", "augment the training images")
     batch_size: int = _parameter(32, "05", "images a step", ge=1)
     epochs: int = _parameter(40, "05", "epochs at most", ge=1)
-    learning_rate: float = _parameter(2e-3, "05", "Adam's initial learning rate", gt=0)
+    learning_rate: float = _parameter(3e-3, "05", "Adam's initial learning rate", gt=0)
     early_stopping_patience: int = _parameter(
         10, "05", "epochs without a better validation loss before training stops", ge=1
     )
     reduce_lr_patience: int = _parameter(
-        5, "05", "epochs without a better validation loss before the rate is reduced", ge=1
+        4, "05", "epochs without a better validation loss before the rate is reduced", ge=1
     )
     reduce_lr_factor: float = _parameter(0.2, "05", "factor of that reduction", gt=0, lt=1)
     min_learning_rate: float = _parameter(1e-7, "05", "floor of the learning rate", ge=0)

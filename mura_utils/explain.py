@@ -270,7 +270,8 @@ def explain(
         maps = {(name, "no target"): attention[:, head] for head, name in enumerate(heads)}
     for name, target in targets.items():
         maps["saliency", name] = saliency(model, images, target)
-        for at in (FEATURES, layer):
+    for at in (FEATURES, layer):
+        for name, target in targets.items():
             maps[f"grad_cam at {at}", name] = grad_cam(model, images, target, at)
     return maps
 

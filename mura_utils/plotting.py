@@ -184,8 +184,8 @@ def _dumbbells(
     ax.hlines(range(len(frame)), frame[ours], frame[report], color=colours, linewidth=1)
     _dots(ax, frame, report, colours, filled=False)
     _dots(ax, frame, ours, colours)
-    ax.plot([], [], "o", color=_OURS, markersize=8, label="ours")
-    ax.plot([], [], "o", color=_OURS, markerfacecolor="white", markersize=8, label="the report's")
+    for face, label in ((_OURS, "ours"), ("white", "the report's, on MURA")):
+        ax.plot([], [], "o", color=_OURS, markerfacecolor=face, markersize=8, label=label)
 
 
 # --- 01 data understanding ----------------------------------------------------------------------
@@ -463,19 +463,24 @@ def leakage(shares: pd.DataFrame) -> Figure:
 
 @_styled
 def augmentation_preview(
-    original: np.ndarray, augmented: np.ndarray, captions: Sequence[str] | None = None
+    original: np.ndarray,
+    augmented: np.ndarray,
+    captions: Sequence[str] | None = None,
+    title: str | None = None,
 ) -> Figure:
     """An image and what the augmentation makes of it.
 
     Args:
         original: (H, W), 0..255.
         augmented: (k, H, W), 0..255.
-        captions: k short texts, such as the drawn angles.
+        captions: k texts of one or two lines, such as the drawn angles.
+        title: of the figure.
     """
     count = len(augmented)
-    columns = min(count + 1, 6)
+    columns = min(count + 1, 4)
     rows = -(-(count + 1) // columns)
-    fig = _figure(rows * (8.6 / columns + 0.25) + 0.35, f"One radiograph and {count} augmentations")
+    title = title or f"One radiograph and {count} augmentations"
+    fig = _figure(rows * (8.6 / columns + 0.25) + 0.35, title)
     titles = ["original", *(captions or [f"draw {n + 1}" for n in range(count)])]
     axes = _panels(fig, rows, columns)
     for ax, image, title in zip(axes, [original, *augmented], titles, strict=False):
@@ -916,7 +921,7 @@ def heatmap_rows(
         heatmaps: name -> n maps (h, w) in [0, 1]; one column a name.
         masks: n arrays (H, W) bool, outlined in their rows, or None.
     """
-    tile = min(8.6 / (len(heatmaps) + 1), 2.0)
+    tile = min(8.6 / (len(heatmaps) + 1), 1.7)
     heights = [tile + 0.6 + 0.15 * ("\n" in "".join(heatmaps))] * len(images) + [0.6]
     fig = _figure(sum(heights))
     *bands, foot = fig.subfigures(len(heights), 1, height_ratios=heights)
@@ -942,11 +947,12 @@ def heatmap_rows(
 
 
 @_styled
-def score_strip(frame: pd.DataFrame) -> Figure:
+def score_strip(frame: pd.DataFrame, chance: float | None = None) -> Figure:
     """Heat-map scores of each method, one dot an image and a diamond at the mean.
 
     Args:
         frame: method, score (0..1; NaN: not scored), kind (which score; one panel each).
+        chance: mean score of a map that knows nothing, drawn as a dotted line.
     """
     rows = frame.dropna(subset="score")
     kinds, methods = list(rows["kind"].unique()), list(rows["method"].unique())
@@ -978,8 +984,13 @@ def score_strip(frame: pd.DataFrame) -> Figure:
                     ha="center",
                     fontsize=9,
                 )
-        ax.set(xlim=(-0.06, 1.06), xlabel=f"{kind} (0–1)", ylabel="")
+        if chance is not None:
+            ax.axvline(chance, color=_WRONG, linestyle=":", label=f"chance: {chance:.3f}")
+        right = max(1.15 * part["score"].max(), 0.1) if part["score"].max() < 0.5 else 1.06
+        ax.set(xlim=(-0.06 * right, right), xlabel=f"{kind} (0–1)", ylabel="")
         ax.set_title(f"n = {part.groupby('method').size().max():,} images")
         ax.grid(axis="x")
+    if chance is not None:
+        _shared_legend(fig, axes)
     listed = "; ".join(f"{kind}, {method}: {mean:.2f}" for (kind, method), mean in means.items())
     return _described(fig, f"Mean heat-map scores. {listed}.")

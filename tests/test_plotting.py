@@ -255,7 +255,10 @@ def test_leakage_names_the_worst_and_bears_unknown_shares():
 
 def test_augmentation_preview_shows_the_original_first():
     augmented = np.zeros((7, 8, 8), np.float32)
-    fig = plotting.augmentation_preview(np.ones((8, 8)), augmented, [f"{n}°" for n in range(7)])
+    fig = plotting.augmentation_preview(
+        np.ones((8, 8)), augmented, [f"{n}°" for n in range(7)], "Seven turns"
+    )
+    assert fig.get_suptitle() == "Seven turns"
     drawn = [ax for ax in fig.axes if ax.images]
     assert [ax.get_title() for ax in drawn] == ["original", *(f"{n}°" for n in range(7))]
     assert drawn[0].images[0].get_array().max() == 1
@@ -410,10 +413,10 @@ def test_per_class_f1_keeps_a_row_for_a_class_without_images():
     report = pd.DataFrame({"label": classes(SEVEN), "f1": 0.8})
     fig = plotting.per_class_f1(ours, report)
     assert tick_labels(fig.axes[0].yaxis) == classes(FOUR)
-    assert "the report's" in texts(fig)
+    assert "the report's, on MURA" in texts(fig)
     assert "nan" not in plotting.alt_text(fig)
     assert "Abnormal-HAND 0.50" in plotting.alt_text(fig)
-    assert "the report's" not in texts(plotting.per_class_f1(ours))
+    assert "the report's, on MURA" not in texts(plotting.per_class_f1(ours))
 
 
 # --- 07 -----------------------------------------------------------------------------------------
@@ -458,3 +461,5 @@ def test_score_strip_shows_each_score_and_the_mean():
     assert sum(len(points.get_offsets()) for points in ax.collections) == 3
     assert {"0.30", "0.90"} <= set(texts(fig))
     assert "energy in mask, saliency: 0.30" in plotting.alt_text(fig)
+    assert "chance: 0.034" not in texts(fig)
+    assert "chance: 0.034" in texts(plotting.score_strip(frame, chance=0.034))
