@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import statistics
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -192,7 +192,7 @@ def test_the_tiny_run_records_every_value_and_the_model_predicts(tiny, monkeypat
     (result,) = predict_images("tiny", [image], tmp_path)
     assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     assert result["label"].endswith(result["body_part"])
-    assert os.path.getsize(result["overlay"]) > 1000
+    assert Path(result["overlay"]).stat().st_size > 1000
 
 
 def test_plain_papermill_takes_an_experiments_file(tiny, tmp_path):
