@@ -222,7 +222,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_experiment(name: str | Path, **changes: Any) -> Experiment:
+def load_experiment(name: str | Path, /, **changes: Any) -> Experiment:
     """Read and check an experiment.
 
     Args:

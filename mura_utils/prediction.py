@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
     """Class probabilities and an explaining overlay for each radiograph.
 
     The overlay is Grad-CAM of (abnormal - normal) of the predicted body part, written to
-    ``out/<image's name>_overlay.png``.
+    ``out/<image's name>_overlay.png``; images of one name (MURA's are all ``image1.png``) get a
+    number.
 
     Args:
         run: a run's name, or the path of its folder.
@@ -50,18 +52,28 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
     size = model.input_shape[1]
     batch = np.stack([resize(image, size) for image in grey])[..., None].astype("float32")
     probabilities = model.predict(batch, verbose=0)
-    labels = [classes[index] for index in probabilities.argmax(axis=1)]
-    heatmaps = grad_cam(model, batch, contrast_target(classes, labels))
+    predicted = probabilities.argmax(axis=1)
+    labels = [classes[index] for index in predicted]
+    heatmaps = grad_cam(model, batch, contrast_target(predicted, classes))
 
     results = []
-    for path, pixels, heatmap, row, label in zip(
-        images, batch[..., 0], heatmaps, probabilities, labels, strict=True
+    for path, target, pixels, heatmap, row, label in zip(
+        images, _targets(images, out), batch[..., 0], heatmaps, probabilities, labels, strict=True
     ):
-        target = out / f"{path.stem}_overlay.png"
         with atomic_write(target) as temporary:
             Image.fromarray(overlay(pixels.astype("uint8"), heatmap)).save(temporary)
         results.append(_result(path, classes, row, label, target))
     return results
+
+
+def _targets(images: Sequence[Path], out: Path) -> list[Path]:
+    seen: Counter[str] = Counter()
+    targets = []
+    for path in images:
+        seen[path.stem] += 1
+        number = f"_{seen[path.stem]}" if seen[path.stem] > 1 else ""
+        targets.append(out / f"{path.stem}{number}_overlay.png")
+    return targets
 
 
 def _result(
