@@ -1,4 +1,6 @@
-"""Execute the notebooks on the phantom demo and store their outputs: ``make notebooks``.
+"""Execute the notebooks on the phantom demo, store their outputs and the README's picture.
+
+This is ``make notebooks``.
 
 The demo is run in a temporary folder, so that no run of the user's is touched and no path of this
 machine lands in an output.
@@ -11,11 +13,18 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+import numpy as np
+from matplotlib.figure import Figure
 
 from mura_utils.experiments import load_experiment
-from mura_utils.notebook import NOTEBOOKS
-from mura_utils.paths import REPOSITORY
+from mura_utils.explain import contrast_target, grad_cam
+from mura_utils.images import read_image, resize
+from mura_utils.models import load_model
+from mura_utils.notebook import NOTEBOOKS, data_root, read_table
+from mura_utils.paths import REPOSITORY, atomic_write
 from mura_utils.pipeline import run_experiment
+from mura_utils.plotting import overlay, to_png
+from mura_utils.sources import load_mask
 
 
 def refresh() -> None:
@@ -24,6 +33,7 @@ def refresh() -> None:
         for kind in ("DATA", "RUNS", "CACHE"):
             os.environ[f"MURA_{kind}_DIR"] = str(Path(folder) / kind.lower())
         run = run_experiment(load_experiment("demo"))
+        draw_overview(run)
         for name in NOTEBOOKS:
             store(run / f"{name}.ipynb", REPOSITORY / "notebooks" / f"{name}.ipynb")
 
@@ -40,6 +50,40 @@ def store(executed: Path, committed: Path) -> None:
             if "execution_count" in output:
                 output.execution_count = count
     nbformat.write(book, committed)
+
+
+def draw_overview(run: Path) -> None:
+    """Draw the README's picture: of each body part the abnormal phantom the demo is surest of.
+
+    Above the radiograph with the finding's outline, below Grad-CAM of (abnormal - normal); right
+    and wrong predictions alike.
+    """
+    predictions = read_table(run / "predictions.csv").query("split == 'test'")
+    classes = [name[2:] for name in predictions if name.startswith("p:")]
+    predictions["sure"] = predictions[[f"p:{name}" for name in classes]].max(axis=1)
+    abnormal = predictions[predictions["abnormality"] == "Abnormal"]
+    cases = abnormal.sort_values("sure").groupby("body_part").tail(1).sort_values("body_part")
+    model = load_model(run / "model.keras")
+    data = data_root(load_experiment(run / "experiment.yaml"))
+    size = model.input_shape[1]
+    images = np.stack([resize(read_image(data / path), size) for path in cases["path"]])
+    target = contrast_target([classes.index(label) for label in cases["label"]], classes)
+    heat = grad_cam(model, images[..., None].astype("float32"), target)
+    figure = Figure(figsize=(1.5 * len(cases), 3.4), layout="constrained", facecolor="white")
+    for column, (axes, case) in enumerate(
+        zip(figure.subplots(2, len(cases)).T, cases.itertuples(), strict=True)
+    ):
+        mask = load_mask("phantom", data, case.path, (size, size))
+        axes[0].imshow(images[column], cmap="gray", vmin=0, vmax=255)
+        axes[0].contour(mask, levels=[0.5], colors="#56B4E9", linewidths=1)
+        axes[0].set_title(case.body_part.lower(), fontsize=10)
+        axes[1].imshow(overlay(images[column], heat[column]))
+        verdict = "right" if case.label == case.predicted else "wrong"
+        axes[1].set_xlabel(verdict, fontsize=9)
+        for ax in axes:
+            ax.set(xticks=[], yticks=[])
+    with atomic_write(REPOSITORY / "docs" / "overview.png") as temporary:
+        temporary.write_bytes(to_png(figure))
 
 
 if __name__ == "__main__":
