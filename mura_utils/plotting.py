@@ -893,14 +893,17 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
 
     Args:
         image: (H, W), grey, 0..255.
-        heatmap: (h, w) in [0, 1]; stretched to the image where it is smaller or larger.
+        heatmap: (h, w) in [0, 1]; stretched to the image where it is smaller or larger. Its hottest
+            half percent gets the full colour, or single pixels would leave a saliency map dark
+            (Smilkov et al. 2017, "SmoothGrad", section 3.1, cap it likewise).
 
     Returns:
         (H, W, 3) uint8.
     """
     heat = Image.fromarray(np.asarray(heatmap, np.float32))
     heat = np.asarray(heat.resize(image.shape[::-1], Image.Resampling.BILINEAR))
-    colour = _HEAT(np.clip(heat, 0, 1))
+    full = np.quantile(heat, 0.995)
+    colour = _HEAT(np.clip(heat / full if full > 0 else heat, 0, 1))
     opacity = colour[..., 3:]
     grey = np.asarray(image, float)[..., None]
     return np.rint(grey * (1 - opacity) + 255 * colour[..., :3] * opacity).astype(np.uint8)
@@ -935,7 +938,7 @@ def heatmap_rows(
             for ax in axes:
                 ax.contour(masks[row], levels=[0.5], colors="#56B4E9", linewidths=1.2)
     bar = fig.colorbar(ScalarMappable(cmap=_HEAT), cax=foot.subplots(), orientation="horizontal")
-    bar.set_label("heat (0–1) over the radiograph")
+    bar.set_label("heat; 1 is the hottest half percent of each map")
     bar.ax.set_facecolor("0.5")
     outlined = sum(mask is not None for mask in masks)
     return _described(

@@ -57,6 +57,7 @@ def test_cells_are_short_and_hold_no_logic(name):
     assert statistics.median(lengths) <= 6
     assert max(lengths) <= 25
     for cell in code_cells(name):
+        assert max(map(len, cell.source.splitlines())) <= 86, "longer lines wrap on a projector"
         for node in ast.walk(ast.parse(cell.source)):
             assert not isinstance(node, ast.ClassDef)
             if isinstance(node, ast.FunctionDef):
