@@ -185,9 +185,10 @@ _SENTENCES = {"UserError", "ImageFault"}
 
 
 def _failure(name: str, experiment: Experiment, notebook: Path, message: str) -> str:
+    go_on = f"--from {name[:2]}" if name > NOTEBOOKS[0] else "--overwrite"
     return (
         f"{name} stopped: {message.rstrip('.')}. The notebook up to there: {notebook}. "
-        f"Once mended, go on with the same command and --name {experiment.name} --from {name[:2]}."
+        f"Once mended, go on with the same command and --name {experiment.name} {go_on}."
     )
 
 
