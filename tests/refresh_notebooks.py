@@ -53,16 +53,16 @@ def store(executed: Path, committed: Path) -> None:
 
 
 def draw_overview(run: Path) -> None:
-    """Draw the README's picture: of each body part the abnormal phantom the demo is surest of.
+    """Draw the README's picture: of each body part the finding that the demo rates highest.
 
-    Above the radiograph with the finding's outline, below Grad-CAM of (abnormal - normal); right
-    and wrong predictions alike.
+    Above the radiograph with the finding's outline, below Grad-CAM of (abnormal - normal) and
+    whether the predicted class is right.
     """
     predictions = read_table(run / "predictions.csv").query("split == 'test'")
     classes = [name[2:] for name in predictions if name.startswith("p:")]
-    predictions["sure"] = predictions[[f"p:{name}" for name in classes]].max(axis=1)
     abnormal = predictions[predictions["abnormality"] == "Abnormal"]
-    cases = abnormal.sort_values("sure").groupby("body_part").tail(1).sort_values("body_part")
+    rated = abnormal.assign(p=[row[f"p:{row['label']}"] for _, row in abnormal.iterrows()])
+    cases = rated.sort_values("p").groupby("body_part").tail(1).sort_values("body_part")
     model = load_model(run / "model.keras")
     data = data_root(load_experiment(run / "experiment.yaml"))
     size = model.input_shape[1]
