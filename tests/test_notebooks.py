@@ -20,7 +20,8 @@ from mura_utils.pipeline import run_experiment
 
 TINY = {
     "name": "tiny",
-    "phantom_patients": 40,
+    "data_dir": "tiny",
+    "phantom_patients": 80,
     "image_size": 64,
     "pca_image_size": 16,
     "pca_images_per_class": [3],
@@ -122,7 +123,7 @@ def test_committed_outputs_are_complete_small_and_of_no_machine(name):
 
 @pytest.fixture(scope="module")
 def tiny():
-    """All seven notebooks on 40 phantom patients, in the session's temporary folders."""
+    """All seven notebooks on 80 phantom patients, in the session's temporary folders."""
     folder = run_experiment(load_experiment("demo", **TINY), progress=False)
     assert completed(folder) == list(NOTEBOOKS)
     return folder
@@ -135,7 +136,7 @@ def folders():
 
 def test_the_tiny_run_admits_every_phantom(tiny):
     counts = read_json(tiny / "quality.json")["counts"]
-    card = read_json(tiny.parents[1] / "data" / "phantom" / "phantoms.json")
+    card = read_json(tiny.parents[1] / "data" / "tiny" / "phantoms.json")
     assert (
         counts["listed"]
         == counts["admitted"]
@@ -189,7 +190,7 @@ def test_the_tiny_run_records_every_value_and_the_model_predicts(tiny, monkeypat
     assert load_experiment(tiny / "experiment.yaml") == load_experiment("demo", **TINY)
     monkeypatch.setenv("MURA_RUNS_DIR", str(tiny.parent))
     row = read_table(tiny / "manifest.csv").iloc[0]
-    image = tiny.parents[1] / "data" / "phantom" / row["path"]
+    image = tiny.parents[1] / "data" / "tiny" / row["path"]
     (result,) = predict_images("tiny", [image], tmp_path)
     assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     assert result["label"].endswith(result["body_part"])
