@@ -21,7 +21,7 @@ from tqdm.contrib.concurrent import thread_map
 from mura_utils import paths
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
-from mura_utils.images import read_image, resize
+from mura_utils.images import read_hashed_image, resize
 from mura_utils.terminal import hide_bars
 
 # Part of the cache's key; raise it when read_image or resize give other pixels than before.
@@ -77,9 +77,10 @@ def load_pixels(
 
             def store(row: int, path: str, sha256: str) -> None:
                 file = root / path
-                pixels[row] = resize(read_image(file), size)
-                if sha256 and hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+                image, found = read_hashed_image(file)
+                if sha256 and found != sha256:
                     raise UserError(f"{file} has changed since the manifest was made; {_REMEDY}.")
+                pixels[row] = resize(image, size)
 
             # Threads: Pillow decodes and resizes, and hashlib hashes, outside the interpreter lock.
             thread_map(

@@ -81,8 +81,14 @@ def read_image(path: Path | str) -> np.ndarray:
     Raises:
         ImageFault: the file is missing, empty, damaged, too small, or neither PNG nor JPEG.
     """
-    grey, _, _ = _decode(path, _read_bytes(path))
-    return grey
+    return read_hashed_image(path)[0]
+
+
+def read_hashed_image(path: Path | str) -> tuple[np.ndarray, str]:
+    """As `read_image`, with the sha256 of the bytes that were decoded, hexadecimal."""
+    data = _read_bytes(path)
+    grey, _, _ = _decode(path, data)
+    return grey, hashlib.sha256(data).hexdigest()
 
 
 def inspect_image(path: Path | str) -> Inspection:

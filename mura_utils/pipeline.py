@@ -155,7 +155,7 @@ def _execute(name: str, experiment: Experiment, folder: Path, progress: bool) ->
         partial.replace(final)
         message = "the notebook's process was killed, as happens when memory runs out"
         raise NotebookFailed(_failure(name, experiment, final, message)) from None
-    _mark_as_executed(partial)
+    _drop_machine_paths(partial)
     partial.replace(final)
 
 
@@ -192,7 +192,7 @@ def _failure(name: str, experiment: Experiment, notebook: Path, message: str) ->
     )
 
 
-def _mark_as_executed(path: Path) -> None:
+def _drop_machine_paths(path: Path) -> None:
     """Drop the folders of this machine that papermill writes into the notebook's metadata."""
     content = json.loads(path.read_text(encoding="utf-8"))
     for key in ("input_path", "output_path"):

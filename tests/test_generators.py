@@ -175,7 +175,9 @@ def test_pixels_are_decoded_once_in_the_order_of_the_manifest(
         np.testing.assert_array_equal(pixels[row], resize(read_image(root / name), 32))
     with pytest.raises(ValueError, match="read-only"):
         pixels[0] = 0
-    monkeypatch.setattr(generators, "read_image", lambda path: pytest.fail(f"{path} read again"))
+    monkeypatch.setattr(
+        generators, "read_hashed_image", lambda path: pytest.fail(f"{path} read again")
+    )
     np.testing.assert_array_equal(load_pixels(root, manifest, 32, cache, progress=False), pixels)
     assert len(list(cache.iterdir())) == 1
 
