@@ -34,7 +34,7 @@ lab: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check conftest.py mura_utils tests
+	$(BIN)/ruff format --check conftest.py benchmarks mura_utils tests
 
 notebooks: $(STAMP)
 	$(BIN)/python tests/refresh_notebooks.py

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -29,14 +33,9 @@ def run(
     overwrite: Annotated[bool, typer.Option(help="replace a run of this name")] = False,
 ) -> None:
     """Execute the notebooks of an experiment with papermill into runs/NAME/."""
-    from mura_utils.experiments import parse_assignment
     from mura_utils.pipeline import resolve_experiment, run_experiment
 
-    changes = dict(parse_assignment(assignment) for assignment in parameter or [])
-    for key in ("data_dir", "weights"):
-        # A path typed in a shell is meant from where the shell is; a name means data/<name>.
-        if key in changes and Path(changes[key]).expanduser().exists():
-            changes[key] = str(Path(changes[key]).expanduser().resolve())
+    changes = _changes(parameter or [])
     if name:
         changes["name"] = name
     start, stop = start.zfill(2), stop.zfill(2)
@@ -48,6 +47,87 @@ def run(
         progress=sys.stdout.isatty(),
         report=typer.echo,
     )
+
+
+@app.command()
+def sweep(
+    experiments: Annotated[list[str], typer.Argument(help="YAML files, or names in experiments/")],
+    parameter: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer reads it on Python 3.10
+        typer.Option("-p", "--parameter", metavar="key=value", help="replaces the files' values"),
+    ] = None,
+    seeds: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="run each with the seeds 0 to n-1, as NAME-seed0 …", min=1),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from", help="again from this notebook; else only what is missing", show_default=False
+        ),
+    ] = "01",
+    stop: Annotated[str, typer.Option("--to", help="last notebook, e.g. 06")] = "07",
+    use_ray: Annotated[bool, typer.Option("--ray", help="several at a time, with Ray")] = False,
+    address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="a running Ray cluster; project, data, runs and caches must be shared"),
+    ] = None,
+    cpus: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="with Ray: CPUs of each run", min=1, show_default="1"),
+    ] = None,
+    gpus: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="with Ray: GPUs of each run", min=0, show_default="0"),
+    ] = None,
+) -> None:
+    """Run experiments as a set, every file with every seed; a second call runs what is missing.
+
+    Runs that agree in the parameters of 01 to 04 execute these notebooks once. The output of each
+    run goes to runs/.sweep/NAME.log.
+    """
+    from mura_utils.sweep import plan, ray_cluster, run_here, run_sweep, summarise
+
+    with_ray = use_ray or address is not None
+    if not with_ray and (cpus is not None or gpus is not None):
+        raise UserError("--cpus and --gpus divide a machine among runs: they need --ray.")
+    runs = plan(experiments, _changes(parameter or []), seeds, start.zfill(2), stop.zfill(2))
+    if with_ray and not all(run.complete for run in runs):
+        executor = ray_cluster(address, cpus or 1, gpus or 0, typer.echo)
+    else:
+        executor = nullcontext(run_here)
+    with executor as execute:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the runs as Ctrl-C does
+        outcomes = run_sweep(runs, execute, typer.echo)
+    typer.echo(summarise(outcomes))
+    if any(outcome.state == "failed" for outcome in outcomes):
+        typer.echo("Once mended, the same command runs what is missing.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="folders of runs, or names in runs/")],
+    csv: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="also write every number there"),
+    ] = None,
+) -> None:
+    """Compare trained runs: experiments, best first, by mean ± standard deviation over seeds."""
+    from mura_utils import comparison
+    from mura_utils.paths import write_csv
+
+    folders, others = comparison.find_runs(runs)
+    if others:
+        typer.echo(f"Not trained, left out: {len(others)} ({', '.join(others)})", err=True)
+    table = comparison.compare(folders)
+    width = shutil.get_terminal_size((200, 24)).columns
+    typer.echo(comparison.format_table(table).T.to_string(line_width=width))
+    differing = comparison.differing_parameters(folders)[table.index]
+    if not differing.empty:
+        typer.echo(f"\nParameters that differ:\n{differing.to_string(line_width=width)}")
+    if csv is not None:
+        write_csv(csv, table.reset_index())
 
 
 @data_app.command("phantom")
@@ -99,6 +179,18 @@ def predict(
     typer.echo(json.dumps(predict_images(run, images, out), indent=2))
 
 
+def _changes(assignments: Sequence[str]) -> dict[str, Any]:
+    """Parameters as typed in a shell: a path is meant from where the shell is."""
+    from mura_utils.experiments import parse_assignment
+
+    changes = dict(parse_assignment(assignment) for assignment in assignments)
+    for key in ("data_dir", "weights"):
+        # What does not exist from here may be a name in data/, or imagenet.
+        if key in changes and Path(changes[key]).expanduser().exists():
+            changes[key] = str(Path(changes[key]).expanduser().resolve())
+    return changes
+
+
 def main() -> None:
     """Run the command; an error that the user can put right is one sentence and status 1."""
     try:
@@ -106,9 +198,10 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"mura: {error}", err=True)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        typer.echo("mura: interrupted; what was completed is kept.", err=True)
-        raise SystemExit(130) from None
+    except SystemExit as error:
+        if error.code == 130:  # what typer makes of KeyboardInterrupt
+            typer.echo("mura: interrupted; what was completed is kept.", err=True)
+        raise
 
 
 if __name__ == "__main__":

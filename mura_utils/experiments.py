@@ -117,6 +117,33 @@ class Experiment(BaseModel):
     )
     reduce_lr_factor: float = _parameter(0.2, "05", "factor of that reduction", gt=0, lt=1)
     min_learning_rate: float = _parameter(1e-7, "05", "floor of the learning rate", ge=0)
+    schedule: Literal["plateau", "cosine"] = _parameter(
+        "plateau", "05", "plateau: the rate falls as above; cosine: falls to 0 over all epochs"
+    )
+    label_smoothing: float = _parameter(
+        0.0, "05", "probability that a label gives away to all classes", ge=0, lt=1
+    )
+    class_weights: bool = _parameter(
+        False, "05", "weigh training images by the rarity of their class"
+    )
+    focal_gamma: float = _parameter(
+        0.0, "05", "focal loss's exponent; 0 is plain cross-entropy", ge=0
+    )
+    cache_features: Literal["auto", "on", "off"] = _parameter(
+        "auto", "05", "compute the frozen part once and train on its stored activations"
+    )
+    views: int = _parameter(8, "05", "augmented views of a training image to store", ge=1)
+    view_seed: int = _parameter(0, "05", "seed of those views; runs of all seeds share them", ge=0)
+    extractor: Literal["tensorflow", "openvino"] = _parameter(
+        "tensorflow", "05", "what computes the activations to store"
+    )
+    precision: Literal["float32", "mixed"] = _parameter(
+        "float32", "05", "mixed: float16 on a GPU, bfloat16 in OpenVINO"
+    )
+    deterministic: bool = _parameter(
+        True, "05", "same seed, same history also on a GPU; false lets XLA compile there"
+    )
+    steps_per_execution: int = _parameter(1, "05", "steps a call; more keep a GPU busier", ge=1)
 
     threshold: float = _parameter(
         0.5, "06", "a study is abnormal above this probability", ge=0, le=1

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,8 +26,8 @@ from mura_utils.experiments import Experiment
 from mura_utils.images import read_hashed_image, resize
 from mura_utils.terminal import hide_bars
 
-# Part of the cache's key; raise it when read_image or resize give other pixels than before.
-_CACHE_VERSION = 1
+# Part of the caches' keys; raise it when read_image or resize give other pixels than before.
+CACHE_VERSION = 1
 _REMEDY = "restore it or make the manifest again (notebook 02)"
 
 
@@ -55,11 +57,8 @@ def load_pixels(
     """
     root = Path(root).resolve()
     hashes = manifest["sha256"].astype(object).fillna("")
-    contents = [
-        (path, sha256 or _stat_key(root / path))
-        for path, sha256 in zip(manifest["path"], hashes, strict=True)
-    ]
-    key = repr((_CACHE_VERSION, size, contents)).encode()
+    contents = list(zip(manifest["path"], content_keys(root, manifest), strict=True))
+    key = repr((CACHE_VERSION, size, contents)).encode()
     folder = paths.cache_dir() if cache_dir is None else Path(cache_dir)
     target = folder / f"pixels-{hashlib.sha256(key).hexdigest()[:16]}.npy"
     if not target.exists():
@@ -93,7 +92,24 @@ def load_pixels(
                 disable=hide_bars(progress),
             )
             pixels.flush()
+    os.utime(target)  # `mura cache` tells what is no longer used by it
     return np.load(target, mmap_mode="r")
+
+
+def content_keys(root: Path, manifest: pd.DataFrame) -> list[Any]:
+    """What stands for each image's content in a cache's key.
+
+    The SHA-256 of the file, or, where the manifest was made without reading files, path, length
+    and time of change.
+
+    Raises:
+        UserError: a file without SHA-256 is missing.
+    """
+    hashes = manifest["sha256"].astype(object).fillna("")
+    return [
+        sha256 or _stat_key(root / path)
+        for path, sha256 in zip(manifest["path"], hashes, strict=True)
+    ]
 
 
 def _stat_key(file: Path) -> tuple[str, int, int]:
@@ -212,12 +228,14 @@ def make_dataset(
     augmentation: Augmentation | None = None,
     shuffle: bool = False,
     seed: int = 0,
+    first_iteration: int = 0,
     drop_remainder: bool = False,
 ) -> tf.data.Dataset:
     """Batches of images and labels, in a new order and with new draws at each iteration.
 
-    Iteration e (0 for the first pass over this data set, then counting) depends on (seed, e) alone
-    and on no global random state, so that two data sets made alike give the same batches.
+    Iteration e (`first_iteration` for the first pass over this data set, then counting) depends on
+    (seed, e) alone and on no global random state, so that two data sets made alike give the same
+    batches, and a training that goes on sees what it would have seen.
 
     Args:
         pixels: (N, S, S) uint8, an array or the memory map of `load_pixels`.
@@ -227,6 +245,7 @@ def make_dataset(
         augmentation: None leaves the images as they are.
         shuffle: a new order at each iteration, otherwise that of `indices`.
         seed: not negative.
+        first_iteration: epochs that an earlier data set has served.
         drop_remainder: leave out a last batch that is not full.
 
     Returns:
@@ -241,7 +260,7 @@ def make_dataset(
     indices, labels = np.asarray(indices), np.asarray(labels_onehot, dtype=np.float32)
     size = pixels.shape[1]
     steps = len(indices) // batch_size if drop_remainder else -(-len(indices) // batch_size)
-    iterations = itertools.count()
+    iterations = itertools.count(first_iteration)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         rng = np.random.default_rng([seed, next(iterations)])

@@ -43,13 +43,16 @@ _BACKBONE_SCALING = {
 }
 
 
-def build_model(experiment: Experiment, classes: Sequence[str] | int) -> keras.Model:
+def build_model(
+    experiment: Experiment, classes: Sequence[str] | int, dtype_policy: str = "float32"
+) -> keras.Model:
     """Build the network of an experiment, with its weights loaded and its layers frozen.
 
     Args:
         experiment: `backbone`, `alpha`, `weights`, `scaling`, `image_size`, `unfreeze`, and the
             head's parameters are used.
         classes: the class names, or how many there are.
+        dtype_policy: Keras's, e.g. ``"mixed_float16"`` to train on a GPU; see `in_float32`.
 
     Returns:
         An uncompiled model from (N, S, S, 1) grey values in 0-255 to (N, K) probabilities.
@@ -60,7 +63,15 @@ def build_model(experiment: Experiment, classes: Sequence[str] | int) -> keras.M
 
     Source: report Fig. 15 (exp1) and Fig. 16 (exp6).
     """
-    count = classes if isinstance(classes, int) else len(classes)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype_policy)
+    try:
+        return _build(experiment, classes if isinstance(classes, int) else len(classes))
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _build(experiment: Experiment, count: int) -> keras.Model:
     keras.utils.set_random_seed(experiment.seed)
     size = experiment.image_size
     radiograph = keras.Input((size, size, 1), name="radiograph")
@@ -83,6 +94,22 @@ def build_model(experiment: Experiment, classes: Sequence[str] | int) -> keras.M
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = experiment.batch_norm_momentum
     return model
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """The same network and weights, computing in float32; `model` itself if it does already.
+
+    A model trained in mixed precision is saved so: float16 changes its heat-maps visibly.
+    """
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+
+    def as_float32(layer: keras.Layer) -> keras.Layer:
+        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+
+    twin = keras.models.clone_model(model, clone_function=as_float32)
+    twin.set_weights(model.get_weights())
+    return twin
 
 
 def freeze(backbone: keras.Model, unfreeze: int | str) -> None:

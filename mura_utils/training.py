@@ -1,11 +1,12 @@
-"""Fitting a model by the report's protocol."""
+"""Fitting a model: the report's protocol and ours, resumed where it was interrupted."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,30 +17,18 @@ import pandas as pd
 import tensorflow as tf
 from tqdm.keras import TqdmCallback
 
-from mura_utils.experiments import Experiment, read_parameters
+from mura_utils import features
+from mura_utils.experiments import Experiment, owner
 from mura_utils.generators import Augmentation, make_dataset
-from mura_utils.models import parameter_counts
+from mura_utils.models import in_float32, parameter_counts
 from mura_utils.notebook import versions
-from mura_utils.paths import atomic_write, read_json
+from mura_utils.paths import atomic_write
 from mura_utils.terminal import hide_bars, to_the_terminal
 
 _CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
-@dataclass(frozen=True)
-class Training:
-    """What one fit gave.
-
-    Attributes:
-        history: one row an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy,
-            learning_rate.
-        best_epoch: the epoch whose weights were kept, by validation loss.
-        seconds: wall-clock time of the fit.
-    """
-
-    history: pd.DataFrame
-    best_epoch: int
-    seconds: float
+# --- devices ------------------------------------------------------------------------------------
 
 
 def use_device() -> str:
@@ -56,84 +45,228 @@ def use_device() -> str:
     return ", ".join(names)
 
 
-def compile_model(model: keras.Model, experiment: Experiment) -> None:
-    """Adam and categorical cross-entropy (report Fig. 27)."""
-    model.compile(
-        optimizer=keras.optimizers.Adam(experiment.learning_rate),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-        jit_compile=False,
+def strategy(experiment: Experiment) -> tf.distribute.Strategy:
+    """How a batch is spread: whole on one device, or in equal parts over several GPUs.
+
+    Build the model inside its `scope()`. With `deterministic`, GPU kernels are asked to give the
+    same result each time.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus and experiment.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+def dtype_policy(experiment: Experiment) -> str:
+    """Keras's policy to train with: float16 arithmetic only where `mixed` meets a GPU."""
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    return "mixed_float16" if experiment.precision == "mixed" and on_gpu else "float32"
+
+
+# --- what is trained, and on what ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to train and its batches.
+
+    Attributes:
+        network: the whole model, or its tail where activations are stored.
+        train: makes the training batches from an epoch (0 for the first) on.
+        validation: batches to choose the best epoch by.
+        class_weights: factor of each class's loss, by its index; None weighs all alike.
+        steps: training steps an epoch.
+        fingerprint: of the images, labels and split, to tell another task's checkpoint.
+    """
+
+    network: keras.Model
+    train: Callable[[int], tf.data.Dataset]
+    validation: tf.data.Dataset
+    class_weights: dict[int, float] | None
+    steps: int
+    fingerprint: str
+
+
+def make_task(
+    model: keras.Model,
+    pixels: np.ndarray,
+    manifest: pd.DataFrame,
+    classes: Sequence[str],
+    experiment: Experiment,
+    stored: features.Plan | None = None,
+) -> Task:
+    """Batches to train on, shuffled and augmented as the experiment says, and to validate on.
+
+    Args:
+        model: of `models.build_model`.
+        pixels: (N, S, S) uint8, of `generators.load_pixels`.
+        manifest: N rows in the same order, with path, label and split.
+        classes: K labels in the order of the model's outputs.
+        experiment: batch_size, augmentation, class_weights and seed are used.
+        stored: where it is `on`, the tail is trained on its activations, see `features.extract`.
+    """
+    one_hot = manifest["label"].to_numpy()[:, None] == np.asarray(classes)
+    rows = {split: np.flatnonzero(manifest["split"] == split) for split in ("train", "validation")}
+    common = {
+        "class_weights": _balanced(one_hot[rows["train"]]) if experiment.class_weights else None,
+        "steps": -(-len(rows["train"]) // experiment.batch_size),
+        "fingerprint": hashlib.sha256(manifest.to_csv(index=False).encode()).hexdigest(),
+    }
+    options = {"batch_size": experiment.batch_size, "seed": experiment.seed}
+    if stored is not None and stored.on:
+        train, held_out = stored.train, stored.held_out
+
+        def stored_batches(first_epoch: int) -> tf.data.Dataset:
+            return features.make_dataset(
+                train,
+                np.arange(len(train.rows)),
+                one_hot[train.rows],
+                shuffle=True,
+                first_iteration=first_epoch,
+                **options,
+            )
+
+        positions = np.flatnonzero(np.isin(held_out.rows, rows["validation"]))
+        validation = features.make_dataset(held_out, positions, one_hot[held_out.rows], **options)
+        return Task(stored.cut.tail, stored_batches, validation, **common)
+
+    augmentation = Augmentation.of(experiment) if experiment.augment else None
+
+    def batches(first_epoch: int) -> tf.data.Dataset:
+        return make_dataset(
+            pixels,
+            rows["train"],
+            one_hot,
+            augmentation=augmentation,
+            shuffle=True,
+            first_iteration=first_epoch,
+            **options,
+        )
+
+    return Task(
+        model, batches, make_dataset(pixels, rows["validation"], one_hot, **options), **common
     )
+
+
+def _balanced(one_hot: np.ndarray) -> dict[int, float]:
+    """Weights inverse to the classes' frequencies; their mean over the images is 1."""
+    counts = one_hot.sum(axis=0)
+    present = counts > 0
+    weights = np.ones(len(counts))
+    weights[present] = len(one_hot) / (present.sum() * counts[present])
+    return dict(enumerate(weights.tolist()))
+
+
+def compile_task(task: Task, experiment: Experiment) -> None:
+    """Adam and categorical cross-entropy (report Fig. 27), or focal loss (Lin et al. 2017)."""
+    rate: float | keras.optimizers.schedules.LearningRateSchedule = experiment.learning_rate
+    if experiment.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, experiment.epochs * task.steps)
+    smoothing = {"label_smoothing": experiment.label_smoothing}
+    loss = keras.losses.CategoricalCrossentropy(**smoothing)
+    if experiment.focal_gamma > 0:
+        loss = keras.losses.CategoricalFocalCrossentropy(
+            alpha=1.0, gamma=experiment.focal_gamma, **smoothing
+        )
+    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    with task.network.distribute_strategy.scope():
+        task.network.compile(
+            optimizer=keras.optimizers.Adam(rate),
+            loss=loss,
+            metrics=["accuracy"],
+            steps_per_execution=experiment.steps_per_execution,
+            jit_compile=on_gpu and not experiment.deterministic,
+        )
+
+
+# --- fitting ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one fit gave.
+
+    Attributes:
+        history: one row an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy,
+            learning_rate.
+        best_epoch: the epoch whose weights were kept, by validation loss.
+        seconds: wall-clock time of the epochs, those before an interruption included.
+        resumed_after: epochs that an interrupted call had completed.
+    """
+
+    history: pd.DataFrame
+    best_epoch: int
+    seconds: float
+    resumed_after: int = 0
 
 
 def fit(
     model: keras.Model,
-    train: tf.data.Dataset,
-    validation: tf.data.Dataset,
+    task: Task,
     experiment: Experiment,
     model_path: Path,
     progress: bool = True,
 ) -> Training:
-    """Train a compiled model and keep the epoch with the lowest validation loss.
+    """Train a compiled task and keep the epoch with the lowest validation loss.
 
-    Callbacks as in the report: checkpoint on the best validation loss, early stopping, a learning
-    rate reduced on plateaus. The model in memory and the one at `model_path` are the best epoch's;
-    the file appears only when training has ended.
+    Callbacks as in the report: the weights of the best validation loss, early stopping, a learning
+    rate reduced on plateaus (not with the cosine schedule). The model in memory and the one at
+    `model_path`, in float32, are the best epoch's; the file appears only when training has ended.
+
+    Each epoch leaves a checkpoint in ``.checkpoint/`` beside it. After an interruption the same
+    call goes on with the epoch that was interrupted, with weights, optimizer, learning rate,
+    random states and callbacks as they were; a checkpoint of other parameters or data is discarded.
 
     Args:
-        model: compiled, see `compile_model`; changed in place.
-        train: batches of (radiographs, one-hot labels).
-        validation: the same.
+        model: the whole network, which is saved; changed in place.
+        task: of `make_task`, compiled by `compile_task`.
         experiment: epochs and the callbacks' parameters are used.
         model_path: where the trained model goes, ``*.keras``.
         progress: whether to show a bar that counts epochs.
     """
-    checkpoints = model_path.parent / ".checkpoint"
-    best = checkpoints / "best.weights.h5"
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    checkpoints.mkdir(parents=True)
-    callbacks = [
-        keras.callbacks.ModelCheckpoint(
-            best, monitor="val_loss", mode="min", save_best_only=True, save_weights_only=True
-        ),
-        keras.callbacks.EarlyStopping(
-            monitor="val_loss", mode="min", patience=experiment.early_stopping_patience
-        ),
-        keras.callbacks.ReduceLROnPlateau(
-            monitor="val_loss",
-            mode="min",
-            factor=experiment.reduce_lr_factor,
-            patience=experiment.reduce_lr_patience,
-            min_lr=experiment.min_learning_rate,
-        ),
-        _LearningRate(),
-    ]
-    if not hide_bars(progress):
-        callbacks.append(TqdmCallback(verbose=0, desc="epochs"))
-    started = time.perf_counter()
-    with to_the_terminal():
-        result = model.fit(
-            train,
-            validation_data=validation,
-            epochs=experiment.epochs,
-            callbacks=callbacks,
-            shuffle=False,  # the data set shuffles itself
-            verbose=0,
+    stopping = keras.callbacks.EarlyStopping(
+        monitor="val_loss", mode="min", patience=experiment.early_stopping_patience
+    )
+    watching = [stopping]
+    if experiment.schedule == "plateau":
+        watching.append(
+            keras.callbacks.ReduceLROnPlateau(
+                monitor="val_loss",
+                mode="min",
+                factor=experiment.reduce_lr_factor,
+                patience=experiment.reduce_lr_patience,
+                min_lr=experiment.min_learning_rate,
+            )
         )
-    seconds = time.perf_counter() - started
-    model.load_weights(best)
+    checkpoint = _Checkpoint(model_path.parent / ".checkpoint", watching, task, experiment)
+    callbacks = [*watching, _LearningRate(), checkpoint]
+    resumed_after = len(checkpoint.rows)
+    if not hide_bars(progress):
+        callbacks.append(TqdmCallback(verbose=0, desc="epochs", initial=resumed_after))
+    if not checkpoint.finished:
+        with to_the_terminal():
+            task.network.fit(
+                task.train(resumed_after),
+                validation_data=task.validation,
+                initial_epoch=resumed_after,
+                epochs=experiment.epochs,
+                callbacks=callbacks,
+                class_weight=task.class_weights,
+                shuffle=False,  # the data set shuffles itself
+                verbose=0,
+            )
+    checkpoint.load_best()
     with atomic_write(model_path) as temporary:
-        model.save(temporary)
-    shutil.rmtree(checkpoints)
+        in_float32(model).save(temporary)
+    checkpoint.discard()
 
-    history = pd.DataFrame(result.history)
+    history = pd.DataFrame(checkpoint.rows)
     history.insert(0, "epoch", range(1, len(history) + 1))
-    best_epoch = int(history.loc[history["val_loss"].idxmin(), "epoch"])
-    return Training(history, best_epoch, seconds)
+    return Training(history, checkpoint.best_epoch, checkpoint.seconds, resumed_after)
 
 
 class _LearningRate(keras.callbacks.Callback):
-    """Record the rate that each epoch was trained with.
+    """Record the rate that each epoch began with.
 
     Keras's own ReduceLROnPlateau logs it after the reduction, an epoch early.
     """
@@ -145,27 +278,136 @@ class _LearningRate(keras.callbacks.Callback):
         logs["learning_rate"] = self._rate
 
 
-def make_datasets(
-    pixels: np.ndarray, manifest: pd.DataFrame, classes: Sequence[str], experiment: Experiment
-) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """Batches to train on, shuffled and augmented as the experiment says, and to validate on.
+class _Checkpoint(keras.callbacks.Callback):
+    """After each epoch, write all that the next one depends on; at the start, read it back.
 
-    Args:
-        pixels: (N, S, S) uint8, of `generators.load_pixels`.
-        manifest: N rows in the same order, with label and split.
-        classes: K labels in the order of the model's outputs.
-        experiment: batch_size, augmentation and seed are used.
+    Keras's BackupAndRestore leaves out what the callbacks and dropout remember. Two kinds of file,
+    each renamed into place when whole: ``state.npz`` (the last epoch) and ``best-<epoch>.npz``,
+    which the state refers to by its best epoch.
     """
-    one_hot = manifest["label"].to_numpy()[:, None] == np.asarray(classes)
-    train, validation = (
-        np.flatnonzero(manifest["split"] == split) for split in ("train", "validation")
-    )
-    augmentation = Augmentation.of(experiment) if experiment.augment else None
-    options = {"batch_size": experiment.batch_size, "seed": experiment.seed}
-    return (
-        make_dataset(pixels, train, one_hot, augmentation=augmentation, shuffle=True, **options),
-        make_dataset(pixels, validation, one_hot, **options),
-    )
+
+    def __init__(
+        self,
+        folder: Path,
+        watching: Sequence[keras.callbacks.Callback],
+        task: Task,
+        experiment: Experiment,
+    ) -> None:
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+        self.best_epoch = 0
+        self._folder = folder
+        self._watching = watching
+        self._network = task.network
+        self._epochs = experiment.epochs
+        self._key = _checkpoint_key(task, experiment)
+        self._seconds = 0.0
+        self._arrays: list[np.ndarray] = []
+        self._read()
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left to train."""
+        return len(self.rows) >= self._epochs or self._stopped
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, over all calls."""
+        return self._seconds
+
+    def _read(self) -> None:
+        self._stopped = False
+        path = self._folder / "state.npz"
+        if path.is_file():
+            with np.load(path) as stored:
+                record = json.loads(str(stored["record"]))
+                arrays = [stored[f"v{index}"] for index in range(len(stored.files) - 1)]
+            if record["key"] == self._key:
+                self.rows, self.best_epoch = record["rows"], record["best_epoch"]
+                self._seconds, self._stopped = record["seconds"], record["stopped"]
+                self._arrays = arrays
+                return
+            print(f"{path} belongs to other parameters or data: training starts anew.")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+
+    def on_train_begin(self, logs=None):
+        self._began = time.perf_counter() - self._seconds
+        optimizer = self.model.optimizer
+        optimizer.build(self.model.trainable_variables)
+        if not self.rows:
+            return
+        # What the callbacks remember follows from the epochs that they have seen.
+        for epoch, row in enumerate(self.rows):
+            for callback in self._watching:
+                callback.on_epoch_end(epoch, dict(row))
+        for variable, value in zip(self._variables(), self._arrays, strict=True):
+            variable.assign(value)
+        self._arrays = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rows.append({name: float(value) for name, value in logs.items()})
+        losses = [row["val_loss"] for row in self.rows]
+        previous, self.best_epoch = self.best_epoch, 1 + int(np.argmin(losses))
+        if self.best_epoch != previous:
+            self._write(self._best(self.best_epoch), self._weights())
+        self._seconds = time.perf_counter() - self._began
+        record = {
+            "key": self._key,
+            "rows": self.rows,
+            "best_epoch": self.best_epoch,
+            "seconds": self._seconds,
+            "stopped": bool(self.model.stop_training),
+        }
+        self._write(self._folder / "state.npz", self._variables(), record=json.dumps(record))
+        if previous not in (0, self.best_epoch):
+            self._best(previous).unlink()
+
+    def load_best(self) -> None:
+        """Give the network the weights of the best epoch."""
+        with np.load(self._best(self.best_epoch)) as stored:
+            for index, variable in enumerate(self._weights()):
+                variable.assign(stored[f"v{index}"])
+
+    def discard(self) -> None:
+        """Remove the files: training has ended and the model is saved."""
+        shutil.rmtree(self._folder)
+
+    def _best(self, epoch: int) -> Path:
+        return self._folder / f"best-{epoch}.npz"
+
+    def _weights(self) -> list[keras.Variable]:
+        return self._network.weights
+
+    def _variables(self) -> list[keras.Variable]:
+        """Weights, dropout's random states, and the optimizer's variables with its rate."""
+        counters = {id(variable) for variable in self._network.metrics_variables}
+        own = [v for v in self._network.variables if id(v) not in counters]
+        return own + self._network.optimizer.variables
+
+    @staticmethod
+    def _write(path: Path, variables: Sequence[keras.Variable], **more: str) -> None:
+        arrays = {
+            f"v{index}": keras.ops.convert_to_numpy(variable)
+            for index, variable in enumerate(variables)
+        }
+        with atomic_write(path) as temporary:
+            np.savez(temporary, **arrays, **more)
+
+
+def _checkpoint_key(task: Task, experiment: Experiment) -> str:
+    """What must be the same for a training to go on: its parameters, its data, its network."""
+    parameters = {
+        name: value
+        for name, value in experiment.model_dump().items()
+        if owner(name) <= "05" and name not in ("name", "data_dir")
+    }
+    shapes = [tuple(variable.shape) for variable in task.network.weights]
+    key = json.dumps([parameters, task.fingerprint, shapes], sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+# --- describing ---------------------------------------------------------------------------------
 
 
 def hyper_parameters(experiment: Experiment) -> pd.DataFrame:
@@ -173,7 +415,10 @@ def hyper_parameters(experiment: Experiment) -> pd.DataFrame:
     report = {
         "optimiser": "Adam",
         "loss": "categorical cross-entropy",
+        "label_smoothing": "not mentioned",
+        "class_weights": "not mentioned",
         "learning_rate": "1e-05",
+        "schedule": "plateau",
         "batch_size": "64",
         "epochs": "150",
         "early_stopping_patience": "10 (the text also says 5)",
@@ -183,53 +428,18 @@ def hyper_parameters(experiment: Experiment) -> pd.DataFrame:
         "l1": "not printed",
         "l2": "not printed",
     }
-    constant = {name: report[name] for name in ("optimiser", "loss")}
-    ours = {name: constant.get(name) or str(getattr(experiment, name)) for name in report}
+    focal = f"focal loss, gamma {experiment.focal_gamma}"
+    ours = {name: str(getattr(experiment, name, report[name])) for name in report}
+    ours["loss"] = focal if experiment.focal_gamma > 0 else report["loss"]
     return pd.DataFrame({experiment.name: ours, "report": report}).rename_axis("parameter")
 
 
-REPORT_RUNS = pd.DataFrame(
-    [
-        ("exp1", "nothing unfrozen", 0.72, 0.71, 0.72, 0.70),
-        ("exp2", "last layer unfrozen", 0.68, 0.72, 0.69, 0.72),
-        ("exp3", "last 4, strong L1 and L2", 0.25, 0.91, 0.64, 0.80),
-        ("exp4", "last 5, L1 and L2", 0.41, 0.82, 0.55, 0.81),
-        ("exp5", "last 5, 3 attention heads, strong L1 and L2", 0.61, 0.84, 0.79, 0.77),
-        ("exp6", "exp5 with squeeze-and-excite", 0.37, 0.88, 0.59, 0.81),
-    ],
-    columns=["run", "model", "loss", "accuracy", "val_loss", "val_accuracy"],
-).set_index("run")
-"""Report Fig. 28, on MURA; validation by an image-level split."""
-
-
-def compare_runs(folder: Path) -> pd.DataFrame:
-    """The best epoch of every trained run in a folder beside the report's value (Fig. 28).
-
-    Args:
-        folder: of the runs; what has no trained model is left out.
-
-    Returns:
-        One row a run, best validation accuracy first: source, backbone, protocol, epochs, loss,
-        accuracy, val_loss, val_accuracy, report (its val_accuracy; NaN for other runs).
-    """
-    rows = {}
-    for path in sorted(folder.glob("*/training.json")):
-        experiment = read_parameters(path.with_name("experiment.yaml"))
-        described = read_json(path)
-        rows[path.parent.name] = {
-            "source": experiment["source"],
-            "backbone": experiment["backbone"],
-            "protocol": experiment["protocol"],
-            "epochs": described["epochs"],
-            **described["best"],
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
-    table["report"] = REPORT_RUNS["val_accuracy"].reindex(table.index)
-    return table.sort_values("val_accuracy", ascending=False)
-
-
 def describe_training(
-    training: Training, model: keras.Model, classes: Sequence[str], model_path: Path
+    training: Training,
+    model: keras.Model,
+    classes: Sequence[str],
+    model_path: Path,
+    stored: features.Plan,
 ) -> dict[str, Any]:
     """The content of training.json: what was trained, how long, with which versions."""
     best = training.history.set_index("epoch").loc[training.best_epoch]
@@ -241,6 +451,7 @@ def describe_training(
         "best_epoch": training.best_epoch,
         "best": {name: float(best[name]) for name in _CURVES},
         "seconds": round(training.seconds, 1),
+        "stored_activations": stored.on,
         "device": use_device(),
         "versions": versions(),
         "model_sha256": hashlib.sha256(model_path.read_bytes()).hexdigest(),

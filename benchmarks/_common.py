@@ -1,0 +1,111 @@
+"""What the benchmarks share: a temporary workspace, phantoms, a clock for two sides, the output."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import joblib
+import pandas as pd
+
+from mura_utils.manifest import admit, scan
+from mura_utils.sources import open_source
+from mura_utils.sources.phantom import draw_phantoms
+
+_IMAGES_A_PATIENT = 3.5  # a little fewer than phantoms have
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """A parser with ``--quick``; `description` is the script's docstring."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="only see that it works; the numbers mean nothing"
+    )
+    return parser
+
+
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """A folder that is removed at the end, and holds the caches of `mura_utils` until then."""
+    with TemporaryDirectory(prefix="mura-benchmark-") as name:
+        os.environ["MURA_CACHE_DIR"] = str(Path(name) / "cache")
+        yield Path(name)
+
+
+def draw_manifest(folder: Path, images: int) -> tuple[Path, pd.DataFrame, list[str]]:
+    """Draw phantoms and admit `images` of them, chosen at random.
+
+    Returns:
+        The data set's folder, the manifest, and all 14 classes.
+    """
+    root = folder / "phantoms"
+    draw_phantoms(root, patients=max(28, round(images / _IMAGES_A_PATIENT)))
+    listing = open_source(root)
+    classes = sorted(listing.rows["label"].unique())
+    rows = listing.rows.sample(images, random_state=0, ignore_index=True)
+    manifest = admit(scan(dataclasses.replace(listing, rows=rows), progress=False))
+    return root, manifest, classes
+
+
+def alternate(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each side over `rounds`; a round runs each side once.
+
+    One more round goes before them and does not count: it traces, and fills the system's caches.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, work in sides.items():
+            began = time.perf_counter()
+            work()
+            took = time.perf_counter() - began
+            say(f"{f'round {number}' if number else 'warm-up'}, {name}: {took:.3f} s")
+            if number:
+                seconds[name].append(took)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def machine(*libraries: str) -> str:
+    """One line: processor, cores, versions of Python and of the libraries, date."""
+    numbers = [f"Python {platform.python_version()}"]
+    for library in libraries:
+        try:
+            numbers.append(f"{library} {version(library)}")
+        except PackageNotFoundError:
+            numbers.append(f"no {library}")
+    return f"{_processor()}, {joblib.cpu_count()} cores; {', '.join(numbers)}; {date.today()}"
+
+
+def _processor() -> str:
+    described = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows
+    names = re.findall(r"model name\s*: (.+)", described.read_text()) if described.exists() else []
+    return names[0] if names else platform.processor()
+
+
+def say(text: str) -> None:
+    """Print at once, so that a run that is cut off has shown what it measured."""
+    print(text, flush=True)
+
+
+def say_head(*cells: str) -> None:
+    """Print the head of a Markdown table: text on the left, numbers on the right."""
+    say("")
+    say_row(*cells)
+    say("|:---|" + "---:|" * (len(cells) - 1))
+
+
+def say_row(*cells: str) -> None:
+    """Print a row of a Markdown table."""
+    say(f"| {' | '.join(cells)} |")

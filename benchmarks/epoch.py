@@ -1,0 +1,175 @@
+"""An epoch, and a whole training, of exp4 and exp6: stored activations against the report's way.
+
+The report's way: ImageDataGenerator from files for training and validation, the whole network in
+`fit`, with the last five convolutions trainable. Ours: the frozen part's activations, computed once
+for eight views of each training image, and the part after them trained by `training.fit`. Both with
+the callbacks of the report's Fig. 27, so that both write checkpoints. The first epoch of either
+side is not counted. Weights are random: the time does not depend on them.
+
+A whole training of n epochs is n epochs of the report's, or the pixel cache, the extraction and n
+epochs of ours.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import keras
+import numpy as np
+import pandas as pd
+from _common import draw_manifest, machine, options, say, say_head, say_row, workspace
+from _report import SIZE, callbacks, flow, whole_network
+
+from mura_utils import features, training
+from mura_utils.experiments import Experiment, load_experiment
+from mura_utils.generators import load_pixels
+from mura_utils.models import build_model
+
+_VIEWS = 8
+_EPOCHS = (20, 150)
+_EXTRACTORS = [{"extractor": "tensorflow", "precision": "float32"}]
+if importlib.util.find_spec("openvino"):
+    _EXTRACTORS += [
+        {"extractor": "openvino", "precision": "float32"},
+        {"extractor": "openvino", "precision": "mixed"},
+    ]
+
+
+def extraction_speeds(
+    manifest: pd.DataFrame,
+    pixels: np.ndarray,
+    classes: list[str],
+    experiment: Experiment,
+    step: int,
+) -> dict[str, float]:
+    """Seconds an image of each extractor, by the words for what it computes with.
+
+    Measured on twice `step` of the training images' views and one of the others, in turn; loading
+    the extractor counts.
+    """
+    model = build_model(experiment, classes)
+    seconds: dict[str, list[float]] = {}
+    for views in (step, 2 * step):
+        for extractor in _EXTRACTORS:
+            changed = experiment.model_copy(update={**extractor, "views": views})
+            stored = features.plan(model, manifest, changed)
+            done = features.extract(stored, pixels, changed, progress=False)
+            seconds.setdefault(done.computed_by, []).append(done.seconds / done.computed)
+            say(done.sentence)
+    return {words: median(values) for words, values in seconds.items()}
+
+
+class _Epochs(keras.callbacks.Callback):
+    """Seconds of each epoch, with validation; `between` runs after it, off the clock."""
+
+    def __init__(self, between: Callable[[], None]) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._between = between
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append(time.perf_counter() - self._began)
+        say(f"the report's epoch: {self.seconds[-1]:.2f} s")
+        self._between()
+
+
+def epoch_seconds(
+    root: Path,
+    manifest: pd.DataFrame,
+    pixels: np.ndarray,
+    classes: list[str],
+    experiment: Experiment,
+    rounds: int,
+    epochs: int,
+) -> tuple[float, float]:
+    """Median seconds of an epoch of the report's way and of ours, in turn.
+
+    Args:
+        root: the data set's folder.
+        manifest: with split.
+        pixels: of `load_pixels`.
+        classes: all 14.
+        experiment: with the extractor that stores the activations.
+        rounds: epochs of the report's way that count.
+        epochs: of ours after each of them.
+    """
+    model = build_model(experiment, classes)
+    stored = features.plan(model, manifest, experiment)
+    say(features.extract(stored, pixels, experiment, progress=False).sentence)
+    task = training.make_task(model, pixels, manifest, classes, experiment, stored)
+    training.compile_task(task, experiment)
+    few = experiment.model_copy(update={"epochs": epochs})
+    ours: list[float] = []
+
+    def train_ours() -> None:
+        fitted = training.fit(model, task, few, root / "ours" / "model.keras", progress=False)
+        ours.append(fitted.seconds / epochs)
+        say(f"our epoch, mean of {epochs}: {ours[-1]:.2f} s")
+
+    clock = _Epochs(train_ours)
+    parts = {name: manifest[manifest["split"] == name] for name in ("train", "validation")}
+    whole_network(experiment, classes).fit(
+        flow(root, parts["train"], classes, training=True),
+        validation_data=flow(root, parts["validation"], classes, training=False),
+        epochs=1 + rounds,
+        callbacks=[*callbacks(experiment, root / "report.keras"), clock],
+        verbose=0,
+    )
+    return median(clock.seconds[1:]), median(ours[1:])
+
+
+def main() -> None:
+    """Measure the pixel cache, the extraction and the epochs, and print the ratios."""
+    parser = options(__doc__)
+    parser.add_argument("--images", type=int, default=1024, help="training images")
+    arguments = parser.parse_args()
+    images = 64 if arguments.quick else arguments.images
+    step, rounds, epochs = (1, 1, 2) if arguments.quick else (2, 2, 5)
+    others = round(images * 15 / 85)
+    say(machine("tensorflow", "keras", "numpy", "openvino"))
+
+    with workspace() as folder:
+        root, manifest, classes = draw_manifest(folder, images + others)
+        is_training = np.arange(images + others) < images
+        manifest["split"] = np.where(is_training, "train", "validation")
+        began = time.perf_counter()
+        pixels = load_pixels(root, manifest, SIZE, progress=False)
+        cache = time.perf_counter() - began
+        say(f"pixel cache: {cache:.2f} s for {images + others:,} images")
+
+        changes = {"weights": "none", "source": "phantom", "data_dir": str(root)}
+        changes |= {"cache_features": "on", "views": _VIEWS, **_EXTRACTORS[-1]}
+        names = ("exp6", "exp4")
+        experiments = {name: load_experiment(name, **changes) for name in names}
+        speeds = extraction_speeds(manifest, pixels, classes, experiments["exp6"], step)
+        measured = {
+            name: epoch_seconds(root, manifest, pixels, classes, experiment, rounds, epochs)
+            for name, experiment in experiments.items()
+        }
+
+    computed = _VIEWS * images + others
+    say_head(f"epoch of {images:,} + {others:,} images", "report, s", "ours, s", "times faster")
+    for name, (report, ours) in measured.items():
+        say_row(name, f"{report:.1f}", f"{ours:.2f}", f"{report / ours:.1f}")
+    say_head("extraction", "images/s", f"s for {_VIEWS} views and validation")
+    for words, seconds in speeds.items():
+        say_row(words, f"{1 / seconds:.1f}", f"{computed * seconds:.0f}")
+    say_head("end to end", "epochs", "report, s", "ours, s", "times faster")
+    for name, (report, ours) in measured.items():
+        for count in _EPOCHS:
+            for words, seconds in speeds.items():
+                once = cache + computed * seconds
+                theirs, own = count * report, once + count * ours
+                numbers = (f"{theirs:.0f}", f"{own:.0f}", f"{theirs / own:.1f}")
+                say_row(f"{name}, {words}", str(count), *numbers)
+
+
+if __name__ == "__main__":
+    main()

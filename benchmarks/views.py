@@ -1,0 +1,105 @@
+"""Whether eight stored views train as well as fresh augmentation in every epoch.
+
+`experiments/fracatlas.yaml` on FracAtlas, for each seed once with stored views and once with
+augmentation on the fly: validation accuracy of the best epoch. The split is the same for all; the
+test images are not even decoded. All seeds share the stored views, as in any series of runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from _common import machine, options, say, say_head, say_row, workspace
+
+from mura_utils import features, training
+from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment, load_experiment
+from mura_utils.generators import load_pixels
+from mura_utils.manifest import admit, scan
+from mura_utils.models import build_model
+from mura_utils.sources import open_source
+from mura_utils.splits import split
+
+_SIDES = {"stored views": "on", "on the fly": "off"}
+
+
+def best_accuracy(
+    manifest: pd.DataFrame, pixels: np.ndarray, experiment: Experiment, folder: Path
+) -> float:
+    """Train one run; the validation accuracy of its best epoch, by validation loss."""
+    classes = sorted(manifest["label"].unique())
+    model = build_model(experiment, classes)
+    stored = features.plan(model, manifest, experiment)
+    if stored.on:
+        features.extract(stored, pixels, experiment, progress=False)
+    task = training.make_task(model, pixels, manifest, classes, experiment, stored)
+    training.compile_task(task, experiment)
+    fitted = training.fit(model, task, experiment, folder / "model.keras", progress=False)
+    best = fitted.history.set_index("epoch").loc[fitted.best_epoch]
+    say(
+        f"seed {experiment.seed}, cache_features {experiment.cache_features}: "
+        f"{best['val_accuracy']:.4f} in epoch {fitted.best_epoch} of {len(fitted.history)}, "
+        f"{fitted.seconds:.0f} s"
+    )
+    return float(best["val_accuracy"])
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Train all runs and compare the means of the two sides with the spread between seeds."""
+    seeds, changes = arguments.seeds, {}
+    if arguments.quick:
+        seeds, changes = seeds[:1], {"epochs": 2}
+    experiment = load_experiment(
+        "fracatlas",
+        data_dir=str(arguments.data.resolve()),
+        weights=str(arguments.weights.resolve()),
+        views=8,
+        **changes,
+    )
+    manifest = admit(scan(open_source(arguments.data), progress=False))
+    splits = split(manifest, experiment.protocol, experiment.fractions, experiment.split_seed)
+    manifest = manifest.merge(splits, on="path")
+    manifest = manifest[manifest["split"] != "test"].reset_index(drop=True)
+    say(", ".join(f"{n:,} {name}" for name, n in manifest["split"].value_counts().items()))
+
+    accuracies: dict[str, list[float]] = {name: [] for name in _SIDES}
+    with workspace() as folder:
+        pixels = load_pixels(arguments.data, manifest, experiment.image_size, progress=False)
+        for seed in seeds:
+            for name, choice in _SIDES.items():
+                run = experiment.model_copy(update={"seed": seed, "cache_features": choice})
+                accuracies[name].append(best_accuracy(manifest, pixels, run, folder))
+
+    table = pd.DataFrame(accuracies, index=seeds)
+    say_head("validation accuracy, best epoch", *(f"seed {seed}" for seed in seeds), "mean", "SD")
+    for name, values in table.items():
+        say_row(name, *(f"{v:.3f}" for v in values), f"{values.mean():.3f}", f"{values.std():.3f}")
+    difference = table["stored views"].mean() - table["on the fly"].mean()
+    say(f"\nStored views less on the fly: {difference:+.3f}.")
+    if len(seeds) > 1:
+        spread = float(np.sqrt(table.var().mean()))
+        verdict = "below" if abs(difference) < spread else "not below"
+        say(f"That is {verdict} the spread between seeds, a pooled SD of {spread:.3f}.")
+    say(f"\n{machine('tensorflow', 'keras', 'numpy')}")
+
+
+def main() -> None:
+    """Read the command line; say what is missing in one sentence."""
+    parser = options(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder FracAtlas")
+    parser.add_argument(
+        "--weights", type=Path, required=True, help="MobileNet 0.25, ImageNet, without top, *.h5"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    try:
+        measure(parser.parse_args())
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What `cache/` holds, and how it is emptied.
+
+Everything there can be computed again: decoded pixels (`generators`) and activations of frozen
+networks (`features`). Each use renews an entry's time of change.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from mura_utils import paths
+
+_DAY = 86_400  # seconds
+_AT_WORK = 600  # seconds: a begun pixel file that changed since then is being written
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file or folder of the cache.
+
+    Attributes:
+        path: where it is.
+        size: bytes on disk.
+        unused_for: days since it was last used.
+        content: in words.
+        in_use: whether a process is computing it.
+    """
+
+    path: Path
+    size: int
+    unused_for: float
+    content: str
+    in_use: bool
+
+
+def entries(folder: Path | None = None) -> list[Entry]:
+    """All entries, the one that was used last first.
+
+    Args:
+        folder: None is `paths.cache_dir()`.
+    """
+    folder = folder or paths.cache_dir()
+    found = [
+        *(_describe(path, _pixels(path)) for path in folder.glob("pixels-*.npy")),
+        *(_describe(path, "pixels, begun") for path in folder.glob(".pixels-*.tmp.npy")),
+        *(_describe(path, _features(path)) for path in folder.glob("features-*/")),
+    ]
+    return sorted(found, key=lambda entry: entry.unused_for)
+
+
+def prune(days: float, folder: Path | None = None) -> tuple[list[Entry], list[Entry]]:
+    """Remove the entries that were not used for `days`; 0 removes all.
+
+    Returns:
+        What was removed, and what was old enough and kept because a process is computing it.
+    """
+    old = [entry for entry in entries(folder) if entry.unused_for >= days]
+    removed = [entry for entry in old if not entry.in_use]
+    for entry in removed:
+        if entry.path.is_dir():
+            shutil.rmtree(entry.path)
+        else:
+            entry.path.unlink()
+    return removed, [entry for entry in old if entry.in_use]
+
+
+def _describe(path: Path, content: str) -> Entry:
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    changed = max((file.stat().st_mtime for file in files), default=path.stat().st_mtime)
+    seconds = max(0.0, time.time() - changed)
+    in_use = (
+        _is_locked(path / ".lock")
+        if path.is_dir()
+        else path.name.startswith(".") and seconds < _AT_WORK
+    )
+    return Entry(path, sum(file.stat().st_size for file in files), seconds / _DAY, content, in_use)
+
+
+def _pixels(path: Path) -> str:
+    count, size, _ = np.load(path, mmap_mode="r").shape
+    return f"{count:,} images of {size} x {size} pixels"
+
+
+def _features(path: Path) -> str:
+    about_file = path / "about.json"
+    if not about_file.is_file():
+        return "activations, begun"
+    about = paths.read_json(about_file)
+    whole, begun = (len(list(path.glob(f"view-*.{kind}"))) for kind in ("npy", "partial"))
+    views = "augmented view(s)" if about["augmentation"] else "plain view(s)"
+    return (
+        f"activations of {about['images']:,} images at {about['image_size']} px, {whole} {views}"
+        + (f" and {begun} begun" if begun else "")
+        + f", {about['network']}, {about['computed_by']}"
+    )
+
+
+def _is_locked(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+from filelock import FileLock
+
+from mura_utils.cache import entries, prune
+from mura_utils.paths import cache_dir, write_json
+
+ABOUT = {
+    "network": "mobilenet before conv_pw_9",
+    "images": 3,
+    "image_size": 32,
+    "augmentation": {"rotation_range": 10.0},
+    "view_seed": 0,
+    "computed_by": "tensorflow, float32",
+}
+
+
+def age(path, days):
+    then = time.time() - days * 86_400
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        os.utime(file, (then, then))
+
+
+def pixels(days, name="pixels-0123.npy"):
+    path = cache_dir() / name
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, np.zeros((5, 32, 32), np.uint8))
+    age(path, days)
+    return path
+
+
+def activations(days, name="features-4567"):
+    folder = cache_dir() / name
+    folder.mkdir(parents=True)
+    write_json(folder / "about.json", ABOUT)
+    np.save(folder / "view-0.npy", np.zeros((3, 4), np.float16))
+    (folder / "view-1.partial").write_bytes(b"half")
+    (folder / ".lock").touch()
+    age(folder, days)
+    return folder
+
+
+def test_entries_say_what_they_hold_how_large_they_are_and_when_they_were_used():
+    older, newer = pixels(days=9), activations(days=2)
+    first, second = entries()
+    assert [first.path, second.path] == [newer, older]
+    assert first.content == (
+        "activations of 3 images at 32 px, 1 augmented view(s) and 1 begun, "
+        "mobilenet before conv_pw_9, tensorflow, float32"
+    )
+    assert second.content == "5 images of 32 x 32 pixels"
+    assert second.size == older.stat().st_size
+    assert first.size == sum(file.stat().st_size for file in newer.iterdir())
+    assert 8.9 < second.unused_for < 9.1 and 1.9 < first.unused_for < 2.1
+
+
+def test_an_absent_cache_is_empty():
+    assert entries() == [] and prune(0) == ([], [])
+
+
+def test_only_what_was_not_used_for_so_long_is_removed():
+    older, newer = pixels(days=40), activations(days=2)
+    removed, kept = prune(30)
+    assert [entry.path for entry in removed] == [older] and not kept
+    assert not older.exists() and newer.exists()
+
+
+def test_what_a_process_is_computing_is_kept():
+    folder = activations(days=40)
+    decoding = pixels(days=0, name=".pixels-89ab.77.tmp.npy")
+    abandoned = pixels(days=1, name=".pixels-cdef.78.tmp.npy")
+    with FileLock(folder / ".lock"):
+        age(folder, days=40)
+        removed, kept = prune(0)
+    assert {entry.path for entry in kept} == {folder, decoding}
+    assert [entry.path for entry in removed] == [abandoned]
+    assert {entry.path for entry in prune(0)[0]} == {folder}

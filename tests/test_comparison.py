@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mura_utils.comparison import (
+    REPORT_RUNS,
+    compare,
+    differing_parameters,
+    find_runs,
+    format_table,
+    table,
+)
+from mura_utils.errors import UserError
+from mura_utils.evaluation import PREDICTION_COLUMNS, evaluate, predictions_frame
+from mura_utils.experiments import save_experiment, validate_parameters
+from mura_utils.paths import runs_dir, write_json
+
+VAL_ACCURACY = "report_mura_image_split_val_accuracy"
+
+
+def train(name: str, accuracy: float = 0.5, test: float | None = None, **parameters) -> Path:
+    """A run that has been trained, and tested where `test` is given; each metric is another."""
+    folder = runs_dir() / name
+    experiment = validate_parameters({"name": name, **parameters}, "test")
+    save_experiment(experiment, folder / "experiment.yaml")
+    best = {"loss": 0.1, "accuracy": 0.9, "val_loss": 1 - accuracy, "val_accuracy": accuracy}
+    training = {"best": best, "epochs": 10 + experiment.seed, "seconds": 60.0}
+    write_json(folder / "training.json", training)
+    if test is not None:
+        metrics = {
+            "source": "fracatlas",
+            "image": {"accuracy": {"value": test}, "kappa": {"value": test - 0.1}},
+            "binary_image": {"auroc": {"value": test - 0.2}},
+            "binary_study": {"kappa": {"value": test - 0.3}},
+        }
+        write_json(folder / "metrics.json", metrics)
+    return folder
+
+
+def test_seeds_are_one_row_with_mean_and_standard_deviation():
+    runs = [
+        train("exp6-seed0", 0.7, test=0.5, seed=0),
+        train("exp6-seed1", 0.8, test=0.8, seed=1),
+        train("exp6-seed2", 0.9, test=0.8, seed=2),
+        train("exp1", 0.85, unfreeze=0),
+    ]
+    compared = compare(runs)
+    assert list(compared.index) == ["exp1", "exp6"], "ranked by validation accuracy"
+    row = compared.loc["exp6"]
+    assert (row["runs"], row["tested"]) == (3, 3)
+    assert row["names"] == "exp6-seed0, exp6-seed1, exp6-seed2"
+    assert row["val_accuracy"] == pytest.approx(0.8)
+    assert row["val_accuracy_sd"] == pytest.approx(0.1)
+    assert row["val_loss"] == pytest.approx(0.2)
+    assert row["test_accuracy"] == pytest.approx(0.7)
+    assert row["test_accuracy_sd"] == pytest.approx(np.sqrt(0.03))  # (0.04 + 0.01 + 0.01) / 2
+    assert row["test_kappa"] == pytest.approx(0.6)
+    assert row["test_auroc_abnormal"] == pytest.approx(0.5)
+    assert row["test_kappa_study"] == pytest.approx(0.4)
+    assert (row["loss"], row["accuracy"], row["seconds"]) == pytest.approx((0.1, 0.9, 60))
+    assert (row["epochs"], row["epochs_sd"]) == (11, 1)
+    assert (row["source"], row["protocol"]) == ("fracatlas", "official-patient")
+
+
+def test_one_seed_has_no_standard_deviation():
+    row = compare([train("mine", 0.7, test=0.5)]).loc["mine"]
+    assert row["val_accuracy"] == 0.7 and np.isnan(row["val_accuracy_sd"])
+    assert row["test_accuracy"] == 0.5 and np.isnan(row["test_accuracy_sd"])
+
+
+def test_what_was_not_tested_does_not_count_as_tested():
+    runs = [train("a-seed0", test=0.5), train("a-seed1", seed=1), train("b", alpha=0.5)]
+    compared = compare(runs)
+    assert (compared.loc["a", "runs"], compared.loc["a", "tested"]) == (2, 1)
+    assert compared.loc["a", "test_accuracy"] == 0.5
+    assert np.isnan(compared.loc["a", "test_accuracy_sd"])
+    assert np.isnan(compared.loc["b", "test_accuracy"])
+
+
+def test_the_reports_values_stand_in_their_own_column():
+    compared = compare([train("exp6-seed1", seed=1), train("exp2", l2=0.1), train("mine", l2=0.2)])
+    assert compared.loc["exp6", VAL_ACCURACY] == REPORT_RUNS.loc["exp6", "val_accuracy"] == 0.81
+    assert compared.loc["exp2", "report_mura_image_split_val_loss"] == 0.69
+    assert np.isnan(compared.loc["mine", VAL_ACCURACY])
+
+
+def test_runs_with_other_parameters_are_never_merged():
+    compared = compare(
+        [
+            train("a-seed0", 0.4),
+            train("a-seed1", 0.5, seed=1),
+            train("a-seed2", 0.9, seed=2, l2=0.5),
+        ]
+    )
+    assert list(compared.index) == ["a-seed2", "a-seed0, a-seed1"]
+    assert compared["runs"].tolist() == [1, 2]
+
+
+def test_a_seed_counts_once():
+    compared = compare([train("exp6"), train("exp6-seed0"), train("exp6-seed1", seed=1)])
+    assert compared["names"].tolist() == ["exp6-seed0, exp6-seed1", "exp6"]
+    assert compared[VAL_ACCURACY].tolist() == [0.81, 0.81]
+
+
+def test_runs_of_one_name_in_two_folders_stay_apart(monkeypatch, tmp_path):
+    first = train("a", 0.4)
+    monkeypatch.setenv("MURA_RUNS_DIR", str(tmp_path / "elsewhere"))
+    second = train("a", 0.6)
+    assert list(compare([first, second]).index) == [str(second), str(first)]
+
+
+def test_a_run_without_a_newer_parameter_ran_with_its_default():
+    old = train("a-seed0")
+    lines = (old / "experiment.yaml").read_text().splitlines(keepends=True)
+    (old / "experiment.yaml").write_text("".join(line for line in lines if "bootstrap" not in line))
+    assert compare([old, train("a-seed1", seed=1)]).loc["a", "runs"] == 2
+
+
+def test_differing_parameters():
+    runs = [
+        train("a-seed0"),
+        train("a-seed1", seed=1),
+        train("b", l2=0.5, dropout=[0.5] * 5),
+        train("c", l2=0.5, unfreeze=3),
+    ]
+    differing = differing_parameters(runs)
+    assert set(differing.columns) == {"a", "b", "c"}
+    assert set(differing.index) == {"l2", "dropout", "unfreeze"}
+    assert differing.loc["unfreeze"].to_dict() == {"a": "all", "b": "all", "c": 3}
+    assert differing.loc["dropout", "b"] == [0.5] * 5
+    assert differing_parameters(runs[:2]).empty
+
+
+def test_folders_that_are_no_trained_run_are_named(tmp_path):
+    trained = train("mine")
+    (runs_dir() / "begun").mkdir()
+    folders, others = find_runs(["mine", trained, "begun", tmp_path / "nothing"])
+    assert folders == [trained]
+    assert others == ["begun", str(tmp_path / "nothing")]
+    with pytest.raises(UserError, match="begun, other: no trained run"):
+        find_runs(["begun", "other"])
+    with pytest.raises(UserError, match="no trained run"):
+        compare([])
+
+
+def test_the_table_for_display():
+    train("exp6-seed0", 0.70, test=0.5)
+    train("exp6-seed1", 0.71, seed=1)
+    train("mine", 0.2, l2=0.5)
+    train("other", 0.1, l2=0.6)
+    (runs_dir() / "other").rename(runs_dir() / ".other.discarded")
+    shown = table(runs_dir())
+    assert list(shown.index) == ["exp6", "mine"]
+    assert shown.loc["exp6", "runs"] == "2 (1 tested)"
+    assert shown.loc["exp6", "validation accuracy"] == "0.705 ± 0.007"
+    assert shown.loc["exp6", "test accuracy"] == "0.500"
+    assert shown.loc["mine", "test accuracy"] == "–"
+    assert shown.loc["mine", "validation accuracy"] == "0.200"
+    heading = "the report's validation accuracy (MURA, image split)"
+    assert shown[heading].tolist() == ["0.81", "–"]
+    untested = format_table(compare([runs_dir() / "mine"]))
+    assert not [column for column in untested if "test" in column or "report" in column]
+
+
+def test_the_metrics_are_where_the_evaluation_puts_them():
+    folder = train("mine")
+    classes = ["Abnormal-HAND", "Normal-HAND"]
+    rows = pd.DataFrame({column: [f"{n}" for n in range(4)] for column in PREDICTION_COLUMNS})
+    rows["label"] = [classes[0], classes[0], classes[1], classes[1]]
+    rows["abnormality"] = rows["label"].str.partition("-")[0]
+    rows["body_part"] = "HAND"
+    p = np.array([0.9, 0.2, 0.3, 0.1])
+    metrics = evaluate(
+        predictions_frame(rows, classes, np.stack([p, 1 - p], axis=1)), bootstrap=100
+    )
+    write_json(folder / "metrics.json", {"source": "phantom", **metrics})
+    row = compare([folder]).iloc[0]
+    assert row["test_accuracy"] == 0.75
+    assert row["test_kappa"] == row["test_kappa_study"] == pytest.approx(0.5)
+    assert row["test_auroc_abnormal"] == 0.75
