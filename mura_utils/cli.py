@@ -77,7 +77,7 @@ def sweep(
         typer.Option(help="with Ray: CPUs of each run", min=1, show_default="1"),
     ] = None,
     gpus: Annotated[
-        Optional[float],  # noqa: UP045
+        Optional[int],  # noqa: UP045
         typer.Option(help="with Ray: GPUs of each run", min=0, show_default="0"),
     ] = None,
 ) -> None:
@@ -177,6 +177,31 @@ def predict(
     from mura_utils.prediction import predict_images
 
     typer.echo(json.dumps(predict_images(run, images, out), indent=2))
+
+
+@app.command()
+def cache(
+    prune: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="DAYS", help="remove what was not used for so long; 0: all", min=0),
+    ] = None,
+) -> None:
+    """List what the cache holds, or remove what is no longer used; all of it can be made again."""
+    from mura_utils import cache as contents
+    from mura_utils.paths import cache_dir
+
+    if prune is not None:
+        removed, kept = contents.prune(prune)
+        freed = sum(entry.size for entry in removed)
+        typer.echo(f"Removed {len(removed)} entries, {freed / 1e9:.2f} GB.")
+        for entry in kept:
+            typer.echo(f"Kept, a process is computing it: {entry.path.name}")
+    found = contents.entries()
+    for entry in found:
+        age = f"used {entry.unused_for:.0f} days ago"
+        typer.echo(f"{entry.path.name}  {entry.size / 1e9:.2f} GB  {age}  {entry.content}")
+    total = sum(entry.size for entry in found)
+    typer.echo(f"{len(found)} entries, {total / 1e9:.2f} GB in {cache_dir()}")
 
 
 def _changes(assignments: Sequence[str]) -> dict[str, Any]:

@@ -119,9 +119,13 @@ def differing_parameters(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def table(runs_folder: Path) -> pd.DataFrame:
-    """All trained runs in a folder, compared and ready for display, see `format_table`."""
+    """All trained runs in a folder, compared by training and validation, ready for display.
+
+    What the test images say stays out: notebook 05 shows this, and only 06 opens the test set.
+    """
     found = sorted(runs_folder.glob("[!.]*/training.json"))
-    return format_table(compare([path.parent for path in found]))
+    compared = compare([path.parent for path in found])
+    return format_table(compared.assign(tested=0, **dict.fromkeys(_TEST_METRICS, np.nan)))
 
 
 def format_table(compared: pd.DataFrame) -> pd.DataFrame:

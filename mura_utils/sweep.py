@@ -29,18 +29,22 @@ from typing import Any
 
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, experiment_file, owner, save_experiment
-from mura_utils.notebook import NOTEBOOKS, completed, read_record, refuse_changes, require
+from mura_utils.notebook import completed, read_record, refuse_changes, require
 from mura_utils.paths import atomic_write, cache_dir, data_dir, read_json, runs_dir, write_json
 from mura_utils.pipeline import _selected, resolve_experiment
 
-LAST_SHARED = "04"
-"""The last notebook that knows nothing of the model."""
+SHARED = {
+    "01_data_understanding": ("inventory.csv", "quality.json"),
+    "02_data_preprocessing": ("manifest.csv",),
+    "03_data_preparation": ("splits.csv", "leakage.json"),
+    "04_data_transformation": ("pca.json",),
+}
+"""The notebooks that know nothing of the model, and what they write into a run beside themselves.
 
-SHARED_FILES = (
-    *("inventory.csv", "quality.json", "manifest.csv", "splits.csv", "leakage.json", "pca.json"),
-    *(f"{name}.ipynb" for name in NOTEBOOKS if name[:2] <= LAST_SHARED),
-)
-"""What notebooks 01 to 04 write into a run: only this is ever copied from one run to another."""
+Only this is ever copied from one run to another.
+"""
+
+_LAST_SHARED = max(SHARED)[:2]
 
 _MURA = ("-m", "mura_utils.cli")
 
@@ -211,7 +215,7 @@ def run_sweep(runs: Sequence[SweepRun], execute: Executor, report: Report = prin
     Returns:
         One outcome a run, in the order of `runs`.
     """
-    shared = min(LAST_SHARED, *(run.stop for run in runs))
+    shared = min(_LAST_SHARED, *(run.stop for run in runs))
     sources = _sources(runs)
     leaders = {source.name: source for source in sources.values() if source.start <= shared}
     first = _execute_all(leaders.values(), shared, execute, report)
@@ -278,7 +282,7 @@ def _sources(runs: Sequence[SweepRun]) -> dict[str, SweepRun]:
     groups: dict[str, list[SweepRun]] = {}
     for run in runs:
         values = run.experiment.model_dump(exclude={"name"})
-        early = {key: value for key, value in values.items() if owner(key) <= LAST_SHARED}
+        early = {key: value for key, value in values.items() if owner(key) <= _LAST_SHARED}
         groups.setdefault(json.dumps(early, sort_keys=True), []).append(run)
     sources = {}
     for group in groups.values():
@@ -294,14 +298,13 @@ def _copy_shared(source: SweepRun, run: SweepRun, last: str) -> None:
         raise UserError(f"{run.name} was begun by another process: wait until that has ended.")
     with atomic_write(run.folder) as temporary:
         temporary.mkdir()
-        for name in SHARED_FILES:
-            # With --to before 04 some do not exist; later ones may, of a run that went further.
-            if (source.folder / name).is_file():
+        notebooks = [name for name in SHARED if name[:2] <= last]
+        for notebook in notebooks:
+            for name in (f"{notebook}.ipynb", *SHARED[notebook]):
                 shutil.copy2(source.folder / name, temporary)
         save_experiment(run.experiment, temporary / "experiment.yaml")
         state = read_json(source.folder / "state.json")
-        state["completed"] = [name for name in state["completed"] if name[:2] <= last]
-        write_json(temporary / "state.json", state)
+        write_json(temporary / "state.json", {**state, "completed": notebooks})
         if run.folder.exists():
             discarded = run.folder.with_name(f".{run.name}.discarded")
             shutil.rmtree(discarded, ignore_errors=True)
@@ -368,13 +371,14 @@ def execute_job(job: Job) -> Outcome:
             )
         )
     seconds = time.perf_counter() - began
-    if status == 0:
+    # Where the system reaps children by itself (SIGCHLD ignored), every status reads 0.
+    if status == 0 and any(name.startswith(job.last) for name in completed(job.folder)):
         return Outcome(job.name, "done", seconds)
     with job.log.open("rb") as log:
         log.seek(start)
         lines = log.read().decode(errors="replace").splitlines()
     said = [line.removeprefix("mura: ") for line in lines if line.startswith("mura: ")]
-    reason = said[-1] if said else f"Its process ended {_describe(status)}."
+    reason = said[-1] if said else f"{_describe(status)} before {job.last} was complete."
     return Outcome(job.name, "failed", seconds, f"{reason} Log: {job.log}")
 
 
@@ -399,10 +403,10 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def _describe(status: int) -> str:
-    if status >= 0:
-        return f"with status {status}"
-    name = signal.Signals(-status).name
-    return f"by {name}{', as happens when memory runs out' * (name == 'SIGKILL')}"
+    if status == -signal.SIGKILL:
+        return "Its process was killed, as happens when memory runs out,"
+    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    return f"Its process ended {how}"
 
 
 def run_here(jobs: Sequence[Job], report: Report) -> list[Outcome]:
@@ -434,7 +438,7 @@ def summarise(outcomes: Sequence[Outcome]) -> str:
 
 
 @contextmanager
-def ray_cluster(address: str | None, cpus: int, gpus: float, report: Report) -> Iterator[Executor]:
+def ray_cluster(address: str | None, cpus: int, gpus: int, report: Report) -> Iterator[Executor]:
     """Connect to a Ray cluster, or start one of this machine, and yield what executes jobs on it.
 
     A job is one Ray task, never retried. On a cluster of several machines the project, and the
@@ -443,7 +447,7 @@ def ray_cluster(address: str | None, cpus: int, gpus: float, report: Report) -> 
     Args:
         address: of a running cluster; None starts Ray here.
         cpus: CPUs of each run, and threads that it computes with.
-        gpus: GPUs of each run; TensorFlow sees no others. A fraction shares one.
+        gpus: GPUs of each run; TensorFlow sees no others.
         report: takes a line on what the sweep will use.
 
     Raises:
@@ -475,13 +479,7 @@ def ray_cluster(address: str | None, cpus: int, gpus: float, report: Report) -> 
 
 
 def _import_ray() -> Any:
-    os.environ.update(
-        {
-            "RAY_USAGE_STATS_ENABLED": "0",
-            # When Ray kills a worker (its memory monitor does), the run in it must not live on.
-            "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "1",
-        }
-    )
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         return importlib.import_module("ray")
     except ModuleNotFoundError:
@@ -503,7 +501,7 @@ def _require_listener(address: str) -> None:
         ) from None
 
 
-def _describe_use(ray: Any, cpus: int, gpus: float) -> str:
+def _describe_use(ray: Any, cpus: int, gpus: int) -> str:
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     at_a_time = 0
     for machine in machines:
@@ -511,19 +509,19 @@ def _describe_use(ray: Any, cpus: int, gpus: float) -> str:
         if gpus:
             fit = min(fit, machine.get("GPU", 0) // gpus)
         at_a_time += int(fit)
-    each = f"{cpus} CPU(s) and {gpus:g} GPU(s)"
+    each = f"{cpus} CPU(s) and {gpus} GPU(s)"
     if not at_a_time:
         raise UserError(f"No machine of this Ray cluster has {each}: give smaller --cpus, --gpus.")
     unused = sum(machine.get("GPU", 0) for machine in machines) if not gpus else 0
     return (
-        f"Up to {at_a_time} run(s) at a time, each with {each}. Each takes the memory of a run of "
-        "its own; the caches are one copy, which all share."
+        f"Up to {at_a_time} run(s) at a time, each with {each}: {at_a_time} times the memory of "
+        "one run, and one copy of the caches, which all share."
         + (f" {unused:g} GPU(s) stay unused: --gpus 1 gives each run one." if unused else "")
     )
 
 
 def _run_on_ray(
-    ray: Any, jobs: Sequence[Job], cpus: int, gpus: float, report: Report
+    ray: Any, jobs: Sequence[Job], cpus: int, gpus: int, report: Report
 ) -> list[Outcome]:
     threads = dict.fromkeys(
         ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), str(cpus)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from mura_utils import cli, sweep
-from mura_utils.paths import data_dir, runs_dir, write_json
+from mura_utils.notebook import NOTEBOOKS
+from mura_utils.paths import cache_dir, data_dir, runs_dir, write_json
 
 
 @pytest.fixture
@@ -67,10 +69,14 @@ def test_phantoms_are_drawn_and_checked(mura):
 def test_a_sweep_prints_how_each_run_ended(mura, monkeypatch, tmp_path):
     child = tmp_path / "child.py"
     child.write_text(
-        "import sys, yaml\n"
+        "import json, os, pathlib, sys, yaml\n"
         "values = yaml.safe_load(open(sys.argv[2]))\n"
         "if values['seed']:\n"
         "    sys.exit('mura: the disk is full: ' + values['data_dir'])\n"
+        "folder = pathlib.Path(os.environ['MURA_RUNS_DIR'], values['name'])\n"
+        "folder.mkdir()\n"
+        "(folder / 'experiment.yaml').write_text(yaml.safe_dump(values))\n"
+        f"(folder / 'state.json').write_text(json.dumps({{'completed': {NOTEBOOKS!r}}}))\n"
     )
     monkeypatch.setattr(sweep, "_MURA", (str(child),))
     monkeypatch.chdir(tmp_path)
@@ -88,7 +94,7 @@ def test_a_sweep_prints_how_each_run_ended(mura, monkeypatch, tmp_path):
     assert f"the disk is full: {tmp_path / 'own'} Log: {runs_dir()}" in bad
     assert last == "Once mended, the same command runs what is missing."
     status, out, _ = mura("sweep", "good.yaml", "-p", "data_dir=own")
-    assert status == 0 and out.splitlines()[-1].startswith("good  done ")
+    assert status == 0 and out.startswith("good  already complete ")
 
 
 def test_runs_are_compared(mura, tmp_path, monkeypatch):
@@ -106,3 +112,15 @@ def test_runs_are_compared(mura, tmp_path, monkeypatch):
     table = pd.read_csv("all.csv")
     assert table["experiment"].tolist() == ["b", "a"]
     assert table["val_accuracy"].tolist() == [0.75, 0.5]
+
+
+def test_the_cache_is_listed_and_pruned(mura):
+    status, out, _ = mura("cache")
+    assert status == 0 and "0 entries" in out
+    folder = cache_dir()
+    folder.mkdir()
+    np.save(folder / "pixels-01.npy", np.zeros((5, 32, 32), np.uint8))
+    status, out, _ = mura("cache", "--prune", 1)
+    assert status == 0 and "Removed 0 entries" in out and "5 images of 32 x 32 pixels" in out
+    status, out, _ = mura("cache", "--prune", 0)
+    assert status == 0 and "Removed 1 entries" in out and not list(folder.iterdir())
