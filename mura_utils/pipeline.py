@@ -82,7 +82,7 @@ def run_experiment(
             what the run was made with. Nothing has been touched then.
         NotebookFailed: a notebook stopped; its executed part lies in the run's folder.
     """
-    names = _selected(start, stop)
+    names = select_notebooks(start, stop)
     folder = runs_dir() / experiment.name
     if start == "01":
         _make_room(folder, overwrite)
@@ -100,7 +100,12 @@ def run_experiment(
     return folder
 
 
-def _selected(start: str, stop: str) -> list[str]:
+def select_notebooks(start: str, stop: str) -> list[str]:
+    """Names of the notebooks from `start` to `stop`, two digits each.
+
+    Raises:
+        UserError: there is no such notebook, or none between them.
+    """
     numbers = [name[:2] for name in NOTEBOOKS]
     for number in (start, stop):
         if number not in numbers:

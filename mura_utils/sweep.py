@@ -31,7 +31,7 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, experiment_file, owner, save_experiment
 from mura_utils.notebook import completed, read_record, refuse_changes, require
 from mura_utils.paths import atomic_write, cache_dir, data_dir, read_json, runs_dir, write_json
-from mura_utils.pipeline import _selected, resolve_experiment
+from mura_utils.pipeline import resolve_experiment, select_notebooks
 
 SHARED = {
     "01_data_understanding": ("inventory.csv", "quality.json"),
@@ -153,7 +153,7 @@ def plan(
         UserError: as `resolve_experiment`; two runs of one name; a folder in use that is no run; a
             run that was made with other parameters, or lacks a notebook before `start`.
     """
-    _selected(start, stop)
+    select_notebooks(start, stop)
     if seeds is not None and "seed" in changes:
         raise UserError("-p seed and --seeds exclude each other: --seeds n takes 0 to n-1.")
     runs: dict[str, SweepRun] = {}
@@ -185,7 +185,7 @@ def _locate(experiment: Experiment, path: Path, start: str, stop: str) -> SweepR
     folder, values = runs_dir() / experiment.name, experiment.model_dump()
     record = read_record(folder)
     if start > "01":
-        require(folder, before=_selected(start, stop)[0])
+        require(folder, before=select_notebooks(start, stop)[0])
         refuse_changes(values, record, experiment.name, start)
         return SweepRun(experiment, start, stop)
     if not record and folder.exists() and any(folder.iterdir()):

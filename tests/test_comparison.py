@@ -147,7 +147,7 @@ def test_folders_that_are_no_trained_run_are_named(tmp_path):
         compare([])
 
 
-def test_the_table_for_display():
+def test_the_table_for_display_keeps_the_test_set_closed():
     train("exp6-seed0", 0.70, test=0.5)
     train("exp6-seed1", 0.71, seed=1)
     train("mine", 0.2, l2=0.5)
@@ -155,8 +155,11 @@ def test_the_table_for_display():
     (runs_dir() / "other").rename(runs_dir() / ".other.discarded")
     shown = table(runs_dir())
     assert list(shown.index) == ["exp6", "mine"]
-    assert shown.loc["exp6", "runs"] == "2 (1 tested)"
+    assert shown.loc["exp6", "runs"] == "2"
     assert shown.loc["exp6", "validation accuracy"] == "0.705 ± 0.007"
+    assert not [column for column in shown if "test" in column]
+    shown = format_table(compare([path for path in runs_dir().glob("[!.]*")]))
+    assert shown.loc["exp6", "runs"] == "2 (1 tested)"
     assert shown.loc["exp6", "test accuracy"] == "0.500"
     assert shown.loc["mine", "test accuracy"] == "–"
     assert shown.loc["mine", "validation accuracy"] == "0.200"
