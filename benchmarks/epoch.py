@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1024, help="training images")
     arguments = parser.parse_args()
     images = 64 if arguments.quick else arguments.images
-    step, rounds, epochs = (1, 1, 2) if arguments.quick else (2, 2, 5)
+    step, rounds, epochs = (1, 1, 2) if arguments.quick else (1, 2, 5)
     others = round(images * 15 / 85)
     say(machine("tensorflow", "keras", "numpy", "openvino"))
 
