@@ -290,7 +290,7 @@ def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> 
     share = f"{cut.frozen_share:.1%} of the multiply-adds lie before `{cut.first_trained}`"
     size = (
         f"{train.views} view(s) of {len(train.rows):,} training images and one of "
-        f"{len(held_out.rows):,} others: {_gigabytes(needed)}, of which {_gigabytes(missing)} "
+        f"{len(held_out.rows):,} others: {_size(needed)}, of which {_size(missing)} "
         "are still to be made"
     )
 
@@ -302,8 +302,8 @@ def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> 
     if choice == "on":
         if missing > free:
             raise UserError(
-                f"The stored activations need {_gigabytes(missing)} more and {folder} has "
-                f"{_gigabytes(free)} free: lower views (now {experiment.views}), give "
+                f"The stored activations need {_size(missing)} more and {folder} has "
+                f"{_size(free)} free: lower views (now {experiment.views}), give "
                 "cache_features = off, or point MURA_CACHE_DIR to a larger disk."
             )
         return decided(True, f". {share}. {size}.")
@@ -312,7 +312,7 @@ def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> 
     if missing > _ROOM * free:
         return decided(
             False,
-            f", because of the disk: {size}, and {_gigabytes(free)} are free. Lower `views`, or "
+            f", because of the disk: {size}, and {_size(free)} are free. Lower `views`, or "
             "point MURA_CACHE_DIR to a larger disk.",
         )
     return decided(True, f", because {share}. {size}.")
@@ -375,8 +375,8 @@ def _fingerprint(prefix: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 # --- computing ----------------------------------------------------------------------------------

@@ -650,7 +650,7 @@ def test_the_disk_decides_by_what_is_still_to_be_written(monkeypatch):
     model = network(on)
     chosen = features.plan(model, data[1], on)
     needed = chosen.train.bytes_needed + chosen.held_out.bytes_needed
-    monkeypatch.setattr(features, "_gigabytes", lambda count: f"{count} B")
+    monkeypatch.setattr(features, "_size", lambda count: f"{count} B")
 
     free(monkeypatch, needed)
     roomy = features.plan(model, data[1], on)

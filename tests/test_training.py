@@ -34,7 +34,7 @@ def experiment(**changes):
     return validate_parameters({**small, **changes}, "test")
 
 
-def radiographs(train=36, swapped=False, size=32):
+def radiographs(train=36, swapped=False):
     """Bright and dark squares, learnt in a few steps; `swapped`: the wrong way round to validate.
 
     36 images make five steps of eight, the last one half full.
@@ -42,7 +42,7 @@ def radiographs(train=36, swapped=False, size=32):
     split = np.repeat(["train", "validation", "test"], [train, 16, 12])
     bright = np.arange(len(split)) % 2
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 60, (len(split), size, size)) + 100 * bright[:, None, None]
+    pixels = rng.integers(0, 60, (len(split), 32, 32)) + 100 * bright[:, None, None]
     labels = np.where((split == "validation") & swapped, 1 - bright, bright)
     manifest = pd.DataFrame(
         {
@@ -136,15 +136,15 @@ def test_the_same_seed_gives_the_same_history(tmp_path):
 
 
 def test_stored_activations_give_the_history_of_the_whole_network(tmp_path):
-    """Of exp4, but at 64 px, and with a rate at which five epochs change something."""
+    """Of exp4, but at 32 px, and with a rate at which five epochs change something."""
     settings = [
         load_experiment(
-            "exp4", weights="none", image_size=64, augment=False, batch_size=16, epochs=5,
+            "exp4", weights="none", image_size=32, augment=False, batch_size=16, epochs=5,
             learning_rate=3e-4, batch_norm_momentum=0.5, cache_features=cache,
         )
         for cache in ("off", "on")
     ]  # fmt: skip
-    pixels, manifest = data = radiographs(64, size=64)
+    pixels, manifest = data = radiographs(64)
     whole, stored = (train(tmp_path, each, data, build_model(each, CLASSES)) for each in settings)
     for name in ("loss", "val_loss"):
         np.testing.assert_allclose(stored.history[name], whole.history[name], rtol=0.01)
@@ -328,13 +328,10 @@ def test_the_interrupted_trainings_reduce_the_rate_and_stop_early(undisturbed):
     ("run", "moment", "completed"),
     [
         ("stored, plateau", "step 13", 2),
-        ("stored, plateau", "half of file 4", 2),
-        ("on the fly, plateau", "step 13", 2),
         ("on the fly, plateau", "begin of epoch 4", 3),
         ("stored, cosine", "half of file 3", 1),
         ("stored, cosine", "removal of an older best 1", 2),
         ("on the fly, cosine", "step 3", 0),
-        ("on the fly, cosine", "half of file 6", 2),
     ],
 )
 def test_a_training_that_crashed_goes_on_as_if_nothing_had_happened(
@@ -353,13 +350,13 @@ def test_a_training_that_crashed_goes_on_as_if_nothing_had_happened(
 
 def test_a_training_can_be_interrupted_again_and_again(tmp_path, undisturbed):
     run = "stored, plateau"
-    for moment in ("step 7", "step 6", "begin of epoch 2"):
+    for moment in ("step 7", "step 6"):
         with pytest.MonkeyPatch.context() as patch:
             interrupt(patch, moment, crash)
             with pytest.raises(InterruptedHere):
                 train_named(tmp_path, run)
     resumed = train_named(tmp_path, run)
-    assert resumed.result.resumed_after == 3
+    assert resumed.result.resumed_after == 2
     assert_same(resumed, undisturbed(run))
 
 
@@ -389,8 +386,8 @@ def test_batches_that_fail_interrupt_a_training_that_goes_on(tmp_path, undisturb
     assert_same(resumed, undisturbed(run))
 
 
-@pytest.mark.parametrize("run", ["stored, plateau", "on the fly, cosine"])
-def test_a_training_that_only_was_not_saved_is_only_saved(tmp_path, undisturbed, run, monkeypatch):
+def test_a_training_that_only_was_not_saved_is_only_saved(tmp_path, undisturbed, monkeypatch):
+    run = "stored, plateau"
     with pytest.MonkeyPatch.context() as patch:
         interrupt(patch, "saving 1", crash)
         with pytest.raises(InterruptedHere):
@@ -404,8 +401,8 @@ def test_a_training_that_only_was_not_saved_is_only_saved(tmp_path, undisturbed,
 
 
 KILLS = {
-    "in an epoch": ("stored, plateau", "step 13", 2),
-    "in a file": ("on the fly, plateau", "half of file 4", 2),
+    "in an epoch": ("on the fly, plateau", "step 13", 2),
+    "in a file": ("stored, plateau", "half of file 4", 2),
     "between epochs": ("on the fly, cosine", "begin of epoch 3", 2),
 }
 
@@ -536,8 +533,8 @@ def test_an_epoch_that_diverged_is_not_the_best(tmp_path, monkeypatch):
     assert done.result.best_epoch == 4
 
 
-@pytest.mark.parametrize("run", ["stored, cosine", "on the fly, cosine"])
-def test_several_steps_a_call_give_the_same_training(tmp_path, undisturbed, run):
+def test_several_steps_a_call_give_the_same_training(tmp_path, undisturbed):
+    run = "on the fly, cosine"
     settings = experiment(**RUNS[run], steps_per_execution=4)  # of five steps an epoch
     history = train(tmp_path, settings).history
     pd.testing.assert_frame_equal(history, undisturbed(run).history, rtol=1e-5)
@@ -665,9 +662,9 @@ def test_two_devices_give_the_history_of_one(tmp_path):
 # --- precision ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("cache", "unfreeze"), [("off", 1), ("on", 0)])
-def test_mixed_precision_trains_and_saves_a_float32_network(tmp_path, cache, unfreeze):
-    settings = experiment(unfreeze=unfreeze, precision="mixed", cache_features=cache, epochs=2)
+@pytest.mark.parametrize("cache", ["off", "on"])
+def test_mixed_precision_trains_and_saves_a_float32_network(tmp_path, cache):
+    settings = experiment(unfreeze=0, precision="mixed", cache_features=cache, epochs=2)
     done = train(tmp_path, settings, model=build_model(settings, CLASSES, "mixed_float16"))
     assert done.model.get_layer("conv_pw_13").compute_dtype == "float16"
     assert np.isfinite(done.history).all(axis=None)
