@@ -123,3 +123,49 @@ def test_real_imagenet_weights_load(shared):
     first = [np.array(m.get_layer("conv1").kernel) for m in (model, other)]
     assert np.abs(first[0] - first[1]).max() > 0.1
     assert model.get_layer(models.FEATURES).output.shape == (None, 7, 7, 256)
+
+
+def test_mixed_precision_computes_in_float16_and_only_there():
+    model = models.build_model(small(), 3, dtype_policy="mixed_float16")
+    dtypes = {layer.name: layer.compute_dtype for layer in model.layers}
+    assert {dtypes[name] for name in ("conv1", "conv_pw_13", "attention_0", "logits")} == {
+        "float16"
+    }
+    assert dtypes["predictions"] == "float32"
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"
+    with pytest.raises(UserError):
+        models.build_model(small(unfreeze=99), 3, dtype_policy="mixed_float16")
+    assert keras.config.dtype_policy().name == "float32"
+    assert {layer.compute_dtype for layer in models.build_model(small(), 3).layers} == {"float32"}
+
+
+@pytest.mark.parametrize("head", ["attention", "dense"])
+def test_a_mixed_network_in_float32_is_the_float32_network_with_its_weights(head, tmp_path):
+    settings = small(unfreeze=2, head=head, dropout=[0.1] * (5 if head == "attention" else 1))
+    mixed = models.build_model(settings, 3, dtype_policy="mixed_float16")
+    rng = np.random.default_rng(0)
+    mixed.set_weights([rng.uniform(0.01, 0.2, weight.shape) for weight in mixed.weights])
+    plain = models.build_model(settings, 3)
+    plain.set_weights(mixed.get_weights())
+    twin = models.in_float32(mixed)
+    assert {layer.compute_dtype for layer in twin.layers} == {"float32"}
+    assert mixed.get_layer("logits").compute_dtype == "float16", "the network itself stays"
+    for ours, theirs in zip(twin.layers, plain.layers, strict=True):
+        assert ours.name == theirs.name
+        assert ours.trainable == theirs.trainable or not ours.weights
+        assert getattr(ours, "momentum", None) == getattr(theirs, "momentum", None)
+    for ours, theirs in zip(twin.weights, mixed.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(twin.losses) == len(plain.losses) > 0
+    images = rng.uniform(0, 255, (2, 64, 64, 1)).astype("float32")
+    twin.save(tmp_path / "model.keras")
+    loaded = models.load_model(tmp_path / "model.keras")
+    expected = plain(images)
+    for model in (twin, loaded):
+        np.testing.assert_allclose(model(images), expected, atol=1e-6)
+
+
+def test_a_float32_network_in_float32_is_itself():
+    model = models.build_model(small(), 3)
+    assert models.in_float32(model) is model

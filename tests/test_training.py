@@ -536,8 +536,9 @@ def test_an_epoch_that_diverged_is_not_the_best(tmp_path, monkeypatch):
 def test_several_steps_a_call_give_the_same_training(tmp_path, undisturbed):
     run = "on the fly, cosine"
     settings = experiment(**RUNS[run], steps_per_execution=4)  # of five steps an epoch
-    history = train(tmp_path, settings).history
-    pd.testing.assert_frame_equal(history, undisturbed(run).history, rtol=1e-5)
+    done = train(tmp_path, settings)
+    assert done.task.network.steps_per_execution == 4
+    pd.testing.assert_frame_equal(done.history, undisturbed(run).history, rtol=1e-5)
 
 
 # --- the rate -----------------------------------------------------------------------------------
