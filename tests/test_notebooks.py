@@ -54,9 +54,10 @@ def test_parameter_cells_hold_the_defaults_of_their_own_parameters(name):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_cells_are_short_and_hold_no_logic(name):
-    lengths = [len(cell.source.splitlines()) for cell in code_cells(name)]
+    code = [c for c in code_cells(name) if "parameters" not in c.metadata.get("tags", [])]
+    lengths = [len(cell.source.splitlines()) for cell in code]
     assert statistics.median(lengths) <= 6
-    assert max(lengths) <= 25
+    assert max(lengths) <= 25, "only the table of parameters may be longer"
     for cell in code_cells(name):
         assert max(map(len, cell.source.splitlines())) <= 86, "longer lines wrap on a projector"
         for node in ast.walk(ast.parse(cell.source)):

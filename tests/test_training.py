@@ -155,6 +155,26 @@ def test_stored_activations_give_the_history_of_the_whole_network(tmp_path):
     np.testing.assert_allclose(*probabilities, atol=0.01)
 
 
+@pytest.mark.parametrize("cache", ["off", "on"])
+def test_each_epoch_trains_on_batches_of_its_own(tmp_path, cache):
+    settings = experiment(cache_features=cache, epochs=3)
+    model, task = prepare(settings, radiographs())
+    noted = []
+
+    def total(inputs):
+        return tf.reduce_sum(tf.nest.flatten(inputs)[0])
+
+    def note(inputs, labels):
+        with tf.control_dependencies([tf.numpy_function(noted.append, [total(inputs)], [])]):
+            return inputs, tf.identity(labels)
+
+    noting = replace(task, train=lambda *first: task.train(*first).map(note))
+    training.fit(model, noting, settings, tmp_path / "model.keras", progress=False)
+    expected = [[total(inputs) for inputs, _ in task.train(epoch)] for epoch in range(3)]
+    assert not np.allclose(np.sum(expected[0]), np.sum(expected[1]), rtol=1e-4), "views or warps"
+    np.testing.assert_allclose(np.reshape(noted, (3, 5)), expected, rtol=1e-5)
+
+
 def test_hyper_parameters_stand_beside_the_reports():
     table = training.hyper_parameters(load_experiment("exp6"))
     for name in ("learning_rate", "batch_size", "loss", "schedule"):
