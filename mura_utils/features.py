@@ -468,7 +468,7 @@ def _store_view(
     matrices = features.matrices(view, pixels.shape[1])
     # Unbuffered: what a batch wrote outlives the process.
     with partial.open("r+b" if partial.is_file() else "xb", buffering=0) as stream:
-        stream.write(header)
+        _write(stream, header)
         stream.seek(len(header) + done * row_bytes)
         stream.truncate()
         for start in range(done, count, _BATCH):
@@ -484,11 +484,18 @@ def _store_view(
                     f"An activation of {features.about['network']} is larger than float16 can "
                     f"hold ({_LARGEST:.0f}): train with cache_features = off."
                 )
-            stream.write(values.astype("<f2").tobytes())
+            _write(stream, values.astype("<f2").tobytes())
             bar.update(len(values))
         os.fsync(stream.fileno())
     partial.replace(features.path(view))
     return count - done
+
+
+def _write(stream: io.RawIOBase, data: bytes) -> None:
+    """Write all of `data`: a raw stream takes less than it is given on a disk that fills up."""
+    left = memoryview(data)
+    while left:
+        left = left[stream.write(left) :]
 
 
 def _header(rows: int, width: int) -> bytes:
@@ -656,8 +663,8 @@ def predict(
             difference = largest_difference(features, cut, model, pixels, compared)
             return probabilities, (
                 f"{len(held_out):,} images from their stored activations "
-                f"({features.about['computed_by']}). For {compared} of them run through the whole "
-                f"network, no probability differs by more than {difference:.1g}."
+                f"({features.about['computed_by']}). Over {compared} of them run through the whole "
+                f"network as well, the largest difference of a probability is {difference:.2g}."
             )
     images = pixels[held_out][..., np.newaxis]
     probabilities = model.predict(images, experiment.batch_size, verbose=0)
