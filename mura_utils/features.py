@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
 import os
 import shutil
@@ -32,7 +31,13 @@ from tqdm.auto import tqdm
 from mura_utils import paths
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
-from mura_utils.generators import CACHE_VERSION, Augmentation, augment, content_keys
+from mura_utils.generators import (
+    CACHE_VERSION,
+    Augmentation,
+    augment,
+    content_keys,
+    iteration_numbers,
+)
 from mura_utils.notebook import data_root
 from mura_utils.terminal import hide_bars
 
@@ -579,7 +584,7 @@ def make_dataset(
     batch_size: int,
     shuffle: bool = False,
     seed: int = 0,
-    first_iteration: int = 0,
+    first_iteration: int | Iterator[int] = 0,
 ) -> tf.data.Dataset:
     """Batches of stored activations and labels, in the order of `generators.make_dataset`.
 
@@ -593,7 +598,7 @@ def make_dataset(
         batch_size: images a batch.
         shuffle: a new order at each iteration.
         seed: of order and views; not negative.
-        first_iteration: epochs that an earlier data set has served.
+        first_iteration: epochs that an earlier data set has served; an iterator numbers each pass.
 
     Returns:
         Data set of known length with elements (activations, labels (B, K) float32); activations
@@ -603,7 +608,7 @@ def make_dataset(
     labels = np.asarray(labels_onehot, np.float32)
     positions = np.asarray(positions)
     offsets = np.random.default_rng([seed, len(views)]).integers(len(views), size=len(labels))
-    iterations = itertools.count(first_iteration)
+    iterations = iteration_numbers(first_iteration)
     steps = -(-len(positions) // batch_size)
     widths = [int(np.prod(shape)) for shape in features.shapes]
 

@@ -220,6 +220,11 @@ def augment(images: np.ndarray | tf.Tensor, matrices: np.ndarray | tf.Tensor) ->
     )
 
 
+def iteration_numbers(first: int | Iterator[int]) -> Iterator[int]:
+    """Count from `first`, or take the numbers from an iterator that knows them better."""
+    return itertools.count(first) if isinstance(first, int) else first
+
+
 def make_dataset(
     pixels: np.ndarray,
     indices: np.ndarray,
@@ -228,7 +233,7 @@ def make_dataset(
     augmentation: Augmentation | None = None,
     shuffle: bool = False,
     seed: int = 0,
-    first_iteration: int = 0,
+    first_iteration: int | Iterator[int] = 0,
     drop_remainder: bool = False,
 ) -> tf.data.Dataset:
     """Batches of images and labels, in a new order and with new draws at each iteration.
@@ -245,7 +250,7 @@ def make_dataset(
         augmentation: None leaves the images as they are.
         shuffle: a new order at each iteration, otherwise that of `indices`.
         seed: not negative.
-        first_iteration: epochs that an earlier data set has served.
+        first_iteration: epochs that an earlier data set has served; an iterator numbers each pass.
         drop_remainder: leave out a last batch that is not full.
 
     Returns:
@@ -260,7 +265,7 @@ def make_dataset(
     indices, labels = np.asarray(indices), np.asarray(labels_onehot, dtype=np.float32)
     size = pixels.shape[1]
     steps = len(indices) // batch_size if drop_remainder else -(-len(indices) // batch_size)
-    iterations = itertools.count(first_iteration)
+    iterations = iteration_numbers(first_iteration)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         rng = np.random.default_rng([seed, next(iterations)])

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ class Task:
 
     Attributes:
         network: the whole model, or its tail where activations are stored.
-        train: makes the training batches from an epoch (0 for the first) on.
+        train: makes the training batches from an epoch (0 for the first) on, or of the epochs that
+            an iterator names.
         validation: batches to choose the best epoch by.
         class_weights: factor of each class's loss, by its index; None weighs all alike.
         steps: training steps an epoch.
@@ -80,7 +81,7 @@ class Task:
     """
 
     network: keras.Model
-    train: Callable[[int], tf.data.Dataset]
+    train: Callable[[int | Iterator[int]], tf.data.Dataset]
     validation: tf.data.Dataset
     class_weights: dict[int, float] | None
     steps: int
@@ -116,7 +117,7 @@ def make_task(
     if stored is not None and stored.on:
         train, held_out = stored.train, stored.held_out
 
-        def stored_batches(first_epoch: int) -> tf.data.Dataset:
+        def stored_batches(first_epoch: int | Iterator[int]) -> tf.data.Dataset:
             return features.make_dataset(
                 train,
                 np.arange(len(train.rows)),
@@ -132,7 +133,7 @@ def make_task(
 
     augmentation = Augmentation.of(experiment) if experiment.augment else None
 
-    def batches(first_epoch: int) -> tf.data.Dataset:
+    def batches(first_epoch: int | Iterator[int]) -> tf.data.Dataset:
         return make_dataset(
             pixels,
             rows["train"],
@@ -170,8 +171,12 @@ def compile_task(task: Task, experiment: Experiment) -> None:
         )
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
     with task.network.distribute_strategy.scope():
+        optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
+        if any(layer.dtype_policy.name == "mixed_float16" for layer in task.network.layers):
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         task.network.compile(
-            optimizer=keras.optimizers.Adam(rate),
+            optimizer=optimizer,
+            auto_scale_loss=False,
             loss=loss,
             metrics=["accuracy"],
             steps_per_execution=experiment.steps_per_execution,
@@ -239,14 +244,15 @@ def fit(
             )
         )
     checkpoint = _Checkpoint(model_path.parent / ".checkpoint", watching, task, experiment)
-    callbacks = [*watching, _LearningRate(), checkpoint]
     resumed_after = len(checkpoint.rows)
+    clock = _Clock(resumed_after)
+    callbacks = [clock, *watching, _LearningRate(), checkpoint]
     if not hide_bars(progress):
         callbacks.append(TqdmCallback(verbose=0, desc="epochs", initial=resumed_after))
     if not checkpoint.finished:
         with to_the_terminal():
             task.network.fit(
-                task.train(resumed_after),
+                task.train(clock),
                 validation_data=task.validation,
                 initial_epoch=resumed_after,
                 epochs=experiment.epochs,
@@ -263,6 +269,27 @@ def fit(
     history = pd.DataFrame(checkpoint.rows)
     history.insert(0, "epoch", range(1, len(history) + 1))
     return Training(history, checkpoint.best_epoch, checkpoint.seconds, resumed_after)
+
+
+class _Clock(keras.callbacks.Callback):
+    """The number of the epoch at hand, for each pass over the training batches.
+
+    They cannot count for themselves: Keras begins other passes to build a network, and
+    MirroredStrategy to look ahead.
+    """
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self._epoch = first
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        return self._epoch
 
 
 class _LearningRate(keras.callbacks.Callback):
@@ -347,7 +374,8 @@ class _Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({name: float(value) for name, value in logs.items()})
-        losses = [row["val_loss"] for row in self.rows]
+        # A loss that is no number is worse than any.
+        losses = np.nan_to_num([row["val_loss"] for row in self.rows], nan=np.inf)
         previous, self.best_epoch = self.best_epoch, 1 + int(np.argmin(losses))
         if self.best_epoch != previous:
             self._write(self._best(self.best_epoch), self._weights())
