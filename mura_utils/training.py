@@ -293,10 +293,7 @@ class _Clock(keras.callbacks.Callback):
 
 
 class _LearningRate(keras.callbacks.Callback):
-    """Record the rate that each epoch began with.
-
-    Keras's own ReduceLROnPlateau logs it after the reduction, an epoch early.
-    """
+    """Record the rate that each epoch began with, whatever the schedule."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
