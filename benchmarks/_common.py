@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import platform
 import re
@@ -22,6 +23,14 @@ import pandas as pd
 from mura_utils.manifest import admit, scan
 from mura_utils.sources import open_source
 from mura_utils.sources.phantom import draw_phantoms
+
+EXTRACTORS = [{"extractor": "tensorflow", "precision": "float32"}]
+"""What can compute activations here, as parameters of an experiment."""
+if importlib.util.find_spec("openvino"):
+    EXTRACTORS += [
+        {"extractor": "openvino", "precision": "float32"},
+        {"extractor": "openvino", "precision": "mixed"},
+    ]
 
 _IMAGES_A_PATIENT = 3.5  # a little fewer than phantoms have
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -9,19 +10,12 @@ import pandas as pd
 from tensorflow.keras.preprocessing.image import ImageDataGenerator
 
 from mura_utils.experiments import Experiment
+from mura_utils.generators import Augmentation
 from mura_utils.models import build_model
 
 SIZE, BATCH = 224, 64
 
-_AUGMENTATION = {
-    "rotation_range": 40,
-    "width_shift_range": 0.2,
-    "height_shift_range": 0.2,
-    "shear_range": 0.2,
-    "zoom_range": 0.2,
-    "horizontal_flip": True,
-    "fill_mode": "nearest",
-}
+_AUGMENTATION = {**asdict(Augmentation()), "fill_mode": "nearest"}
 
 
 def flow(

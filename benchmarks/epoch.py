@@ -12,7 +12,6 @@ epochs of ours.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from statistics import median
 import keras
 import numpy as np
 import pandas as pd
-from _common import draw_manifest, machine, options, say, say_head, say_row, workspace
+from _common import EXTRACTORS, draw_manifest, machine, options, say, say_head, say_row, workspace
 from _report import SIZE, callbacks, flow, whole_network
 
 from mura_utils import features, training
@@ -31,12 +30,6 @@ from mura_utils.models import build_model
 
 _VIEWS = 8
 _EPOCHS = (20, 150)
-_EXTRACTORS = [{"extractor": "tensorflow", "precision": "float32"}]
-if importlib.util.find_spec("openvino"):
-    _EXTRACTORS += [
-        {"extractor": "openvino", "precision": "float32"},
-        {"extractor": "openvino", "precision": "mixed"},
-    ]
 
 
 def extraction_speeds(
@@ -54,7 +47,7 @@ def extraction_speeds(
     model = build_model(experiment, classes)
     seconds: dict[str, list[float]] = {}
     for views in (step, 2 * step):
-        for extractor in _EXTRACTORS:
+        for extractor in EXTRACTORS:
             changed = experiment.model_copy(update={**extractor, "views": views})
             stored = features.plan(model, manifest, changed)
             done = features.extract(stored, pixels, changed, progress=False)
@@ -145,7 +138,7 @@ def main() -> None:
         say(f"pixel cache: {cache:.2f} s for {images + others:,} images")
 
         changes = {"weights": "none", "source": "phantom", "data_dir": str(root)}
-        changes |= {"cache_features": "on", "views": _VIEWS, **_EXTRACTORS[-1]}
+        changes |= {"cache_features": "on", "views": _VIEWS, **EXTRACTORS[-1]}
         names = ("exp6", "exp4")
         experiments = {name: load_experiment(name, **changes) for name in names}
         speeds = extraction_speeds(manifest, pixels, classes, experiments["exp6"], step)

@@ -8,11 +8,19 @@ multiplications than they are counted with. Weights are random: the time does no
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import tensorflow as tf
-from _common import alternate, draw_manifest, machine, options, say, say_head, say_row, workspace
+from _common import (
+    EXTRACTORS,
+    alternate,
+    draw_manifest,
+    machine,
+    options,
+    say,
+    say_head,
+    say_row,
+    workspace,
+)
 
 from mura_utils import features
 from mura_utils.experiments import load_experiment
@@ -43,11 +51,8 @@ def main() -> None:
 
     matrix = np.random.default_rng(0).random((side, side), np.float32)
     sides = {"matrix product": lambda: matrix @ matrix}
-    choices = [("tensorflow", "float32")]
-    if importlib.util.find_spec("openvino"):
-        choices += [("openvino", "float32"), ("openvino", "mixed")]
-    for extractor, precision in choices:
-        changed = experiment.model_copy(update={"extractor": extractor, "precision": precision})
+    for choice in EXTRACTORS:
+        changed = experiment.model_copy(update=choice)
         run, words = features.extractor(cut, changed)
         sides[words] = lambda run=run: [run(images) for _ in range(batches)]
 

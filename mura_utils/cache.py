@@ -6,6 +6,7 @@ networks (`features`). Each use renews an entry's time of change.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -15,9 +16,23 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from mura_utils import paths
+from mura_utils.errors import UserError
 
 _DAY = 86_400  # seconds
 _AT_WORK = 600  # seconds: a begun pixel file that changed since then is being written
+
+
+def map_array(path: Path) -> np.ndarray:
+    """Map a stored array read-only, and mark it as used.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    os.utime(path)
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, it is made again.") from None
 
 
 @dataclass(frozen=True)
@@ -83,7 +98,10 @@ def _describe(path: Path, content: str) -> Entry:
 
 
 def _pixels(path: Path) -> str:
-    count, size, _ = np.load(path, mmap_mode="r").shape
+    try:
+        count, size, _ = np.load(path, mmap_mode="r").shape
+    except (ValueError, OSError):
+        return "damaged"
     return f"{count:,} images of {size} x {size} pixels"
 
 

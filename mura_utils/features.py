@@ -29,6 +29,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from mura_utils import paths
+from mura_utils.cache import map_array
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.generators import (
@@ -36,8 +37,9 @@ from mura_utils.generators import (
     Augmentation,
     augment,
     content_keys,
-    iteration_numbers,
+    stream,
 )
+from mura_utils.models import uses_xla
 from mura_utils.notebook import data_root
 from mura_utils.terminal import hide_bars
 
@@ -75,7 +77,7 @@ class Cut:
     @property
     def width(self) -> int:
         """Values an image."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
+        return sum(_widths(self.shapes))
 
 
 def split_network(model: keras.Model) -> Cut | None:
@@ -168,6 +170,10 @@ def _boundary(model: keras.Model, frozen: dict[str, keras.Layer]) -> list[keras.
     return [layer for layer in frozen.values() if layer.name in read]
 
 
+def _widths(shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    return [int(np.prod(shape)) for shape in shapes]
+
+
 def _names(layers: Sequence[keras.Layer]) -> set[str]:
     return {layer.name for layer in layers}
 
@@ -200,7 +206,7 @@ class FeatureSet:
     @property
     def width(self) -> int:
         """Values an image."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
+        return sum(_widths(self.shapes))
 
     @property
     def bytes_needed(self) -> int:
@@ -210,7 +216,8 @@ class FeatureSet:
     @property
     def bytes_stored(self) -> int:
         """Bytes of the rows stored so far, interrupted views included."""
-        files = [path for view in range(self.views) for path in self._files(view)]
+        views = range(self.views)
+        files = [file(view) for view in views for file in (self.path, self.partial)]
         return sum(path.stat().st_size for path in files if path.is_file())
 
     @property
@@ -228,9 +235,7 @@ class FeatureSet:
 
     def load(self) -> list[np.ndarray]:
         """Read-only memory maps (n, width) float16, one a view."""
-        for view in range(self.views):
-            os.utime(self.path(view))  # `mura cache` tells what is no longer used by it
-        return [np.load(self.path(view), mmap_mode="r") for view in range(self.views)]
+        return [map_array(self.path(view)) for view in range(self.views)]
 
     def matrices(self, view: int, size: int) -> np.ndarray:
         """(n, 8) float32 augmentation matrices of a view; (n, 0) for a plain one."""
@@ -238,9 +243,6 @@ class FeatureSet:
             return np.empty((len(self.rows), 0), np.float32)
         rng = np.random.default_rng([self.seed, view])
         return self.augmentation.matrices(self.augmentation.draw(len(self.rows), size, rng), size)
-
-    def _files(self, view: int) -> tuple[Path, Path]:
-        return self.path(view), self.partial(view)
 
 
 @dataclass(frozen=True)
@@ -408,10 +410,12 @@ class Extraction:
         """What was done, for a reader."""
         if not self.computed_by:
             return "Every batch runs through the whole network."
-        speed = f" ({self.computed / self.seconds:.0f} a second)" if self.computed else ""
+        if not self.computed:
+            return f"All {self.stored:,} activations ({self.computed_by}) were stored already."
         return (
             f"{self.computed:,} activations computed with {self.computed_by} in "
-            f"{self.seconds:.0f} s{speed}; {self.stored:,} were stored already."
+            f"{self.seconds:.0f} s ({self.computed / self.seconds:.0f} a second); "
+            f"{self.stored:,} were stored already."
         )
 
 
@@ -542,8 +546,7 @@ def _traced(cut: Cut, size: int, jit_compile: bool) -> Callable:
 
 
 def _tensorflow(cut: Cut, experiment: Experiment) -> tuple[Callable, str]:
-    on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    compiled = on_gpu and not experiment.deterministic
+    compiled = uses_xla(experiment)
     dtype = cut.prefix.layers[-1].compute_dtype
     words = f"TensorFlow {dtype}" + (" compiled by XLA" if compiled else "")
     return _traced(cut, experiment.image_size, compiled), words
@@ -606,21 +609,13 @@ def make_dataset(
     """
     views = features.load()
     labels = np.asarray(labels_onehot, np.float32)
-    positions = np.asarray(positions)
     offsets = np.random.default_rng([seed, len(views)]).integers(len(views), size=len(labels))
-    iterations = iteration_numbers(first_iteration)
-    steps = -(-len(positions) // batch_size)
-    widths = [int(np.prod(shape)) for shape in features.shapes]
+    widths = _widths(features.shapes)
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        iteration = next(iterations)
-        rng = np.random.default_rng([seed, iteration])
-        order = rng.permutation(positions) if shuffle else positions
-        for step in range(steps):
-            rows = order[step * batch_size : (step + 1) * batch_size]
-            view = (offsets[rows] + iteration) % len(views)
-            values = np.stack([views[v][row] for v, row in zip(view, rows, strict=True)])
-            yield values, labels[rows]
+    def take(rows: np.ndarray, _: np.random.Generator, iteration: int) -> tuple[np.ndarray, ...]:
+        view = (offsets[rows] + iteration) % len(views)
+        values = np.stack([views[v][row] for v, row in zip(view, rows, strict=True)])
+        return values, labels[rows]
 
     def unpack(values: tf.Tensor, labels: tf.Tensor) -> tuple:
         parts = tf.split(tf.cast(values, tf.float32), widths, axis=1)
@@ -631,11 +626,15 @@ def make_dataset(
         tf.TensorSpec((None, features.width), tf.float16),
         tf.TensorSpec((None, labels.shape[1]), tf.float32),
     )
-    return (
-        tf.data.Dataset.from_generator(batches, output_signature=signature)
-        .apply(tf.data.experimental.assert_cardinality(steps))
-        .map(unpack, num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(tf.data.AUTOTUNE)
+    return stream(
+        positions,
+        batch_size,
+        take,
+        signature,
+        unpack,
+        shuffle=shuffle,
+        seed=seed,
+        first_iteration=first_iteration,
     )
 
 

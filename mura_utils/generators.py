@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +19,7 @@ import tensorflow as tf
 from tqdm.contrib.concurrent import thread_map
 
 from mura_utils import paths
+from mura_utils.cache import map_array
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.images import read_hashed_image, resize
@@ -56,9 +55,8 @@ def load_pixels(
         ImageFault: an image cannot be decoded.
     """
     root = Path(root).resolve()
-    hashes = manifest["sha256"].astype(object).fillna("")
-    contents = list(zip(manifest["path"], content_keys(root, manifest), strict=True))
-    key = repr((CACHE_VERSION, size, contents)).encode()
+    contents = content_keys(root, manifest)
+    key = repr((CACHE_VERSION, size, list(zip(manifest["path"], contents, strict=True)))).encode()
     folder = paths.cache_dir() if cache_dir is None else Path(cache_dir)
     target = folder / f"pixels-{hashlib.sha256(key).hexdigest()[:16]}.npy"
     if not target.exists():
@@ -74,10 +72,10 @@ def load_pixels(
                 temporary, mode="w+", dtype=np.uint8, shape=(len(manifest), size, size)
             )
 
-            def store(row: int, path: str, sha256: str) -> None:
+            def store(row: int, path: str, content: str | tuple) -> None:
                 file = root / path
                 image, found = read_hashed_image(file)
-                if sha256 and found != sha256:
+                if isinstance(content, str) and found != content:
                     raise UserError(f"{file} has changed since the manifest was made; {_REMEDY}.")
                 pixels[row] = resize(image, size)
 
@@ -86,17 +84,16 @@ def load_pixels(
                 store,
                 range(len(manifest)),
                 manifest["path"],
-                hashes,
+                contents,
                 desc=f"decoding at {size} px",
                 unit="image",
                 disable=hide_bars(progress),
             )
             pixels.flush()
-    os.utime(target)  # `mura cache` tells what is no longer used by it
-    return np.load(target, mmap_mode="r")
+    return map_array(target)
 
 
-def content_keys(root: Path, manifest: pd.DataFrame) -> list[Any]:
+def content_keys(root: Path, manifest: pd.DataFrame) -> list[str | tuple]:
     """What stands for each image's content in a cache's key.
 
     The SHA-256 of the file, or, where the manifest was made without reading files, path, length
@@ -220,9 +217,49 @@ def augment(images: np.ndarray | tf.Tensor, matrices: np.ndarray | tf.Tensor) ->
     )
 
 
-def iteration_numbers(first: int | Iterator[int]) -> Iterator[int]:
-    """Count from `first`, or take the numbers from an iterator that knows them better."""
-    return itertools.count(first) if isinstance(first, int) else first
+def stream(
+    indices: np.ndarray,
+    batch_size: int,
+    take: Callable[[np.ndarray, np.random.Generator, int], tuple],
+    signature: tuple[tf.TensorSpec, ...],
+    finish: Callable[..., tuple],
+    shuffle: bool = False,
+    seed: int = 0,
+    first_iteration: int | Iterator[int] = 0,
+    drop_remainder: bool = False,
+) -> tf.data.Dataset:
+    """Batches of whatever `take` reads, in an order that depends on (seed, iteration) alone.
+
+    Args:
+        indices: (n,) rows to use.
+        batch_size: rows a batch.
+        take: from a batch's rows, the iteration's random numbers and its number to arrays.
+        signature: of those arrays.
+        finish: from them, as tensors, to the elements of the data set; runs in parallel.
+        shuffle: a new order at each iteration, otherwise that of `indices`.
+        seed: not negative.
+        first_iteration: number of the first pass, after which they count; or an iterator that
+            numbers each pass.
+        drop_remainder: leave out a last batch that is not full.
+    """
+    indices = np.asarray(indices)
+    steps = len(indices) // batch_size if drop_remainder else -(-len(indices) // batch_size)
+    counts = isinstance(first_iteration, int)
+    iterations = itertools.count(first_iteration) if counts else first_iteration
+
+    def batches() -> Iterator[tuple]:
+        iteration = next(iterations)
+        rng = np.random.default_rng([seed, iteration])
+        order = rng.permutation(indices) if shuffle else indices
+        for step in range(steps):
+            yield take(order[step * batch_size : (step + 1) * batch_size], rng, iteration)
+
+    return (
+        tf.data.Dataset.from_generator(batches, output_signature=signature)
+        .apply(tf.data.experimental.assert_cardinality(steps))
+        .map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def make_dataset(
@@ -262,20 +299,14 @@ def make_dataset(
     """
     if len(labels_onehot) != len(pixels):
         raise ValueError(f"{len(labels_onehot)} rows of labels for {len(pixels)} images")
-    indices, labels = np.asarray(indices), np.asarray(labels_onehot, dtype=np.float32)
+    labels = np.asarray(labels_onehot, dtype=np.float32)
     size = pixels.shape[1]
-    steps = len(indices) // batch_size if drop_remainder else -(-len(indices) // batch_size)
-    iterations = iteration_numbers(first_iteration)
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        rng = np.random.default_rng([seed, next(iterations)])
-        order = rng.permutation(indices) if shuffle else indices
-        for step in range(steps):
-            rows = order[step * batch_size : (step + 1) * batch_size]
-            matrices = np.empty((0, 8), np.float32)
-            if augmentation:
-                matrices = augmentation.matrices(augmentation.draw(len(rows), size, rng), size)
-            yield pixels[rows][..., np.newaxis], matrices, labels[rows]
+    def take(rows: np.ndarray, rng: np.random.Generator, _: int) -> tuple[np.ndarray, ...]:
+        matrices = np.empty((0, 8), np.float32)
+        if augmentation:
+            matrices = augmentation.matrices(augmentation.draw(len(rows), size, rng), size)
+        return pixels[rows][..., np.newaxis], matrices, labels[rows]
 
     def warp(images: tf.Tensor, matrices: tf.Tensor, labels: tf.Tensor) -> tuple:
         images = augment(images, matrices) if augmentation else tf.cast(images, tf.float32)
@@ -287,9 +318,14 @@ def make_dataset(
         tf.TensorSpec((None, 8), tf.float32),
         tf.TensorSpec((count, labels.shape[1]), tf.float32),
     )
-    return (
-        tf.data.Dataset.from_generator(batches, output_signature=signature)
-        .apply(tf.data.experimental.assert_cardinality(steps))
-        .map(warp, num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(tf.data.AUTOTUNE)
+    return stream(
+        indices,
+        batch_size,
+        take,
+        signature,
+        warp,
+        shuffle=shuffle,
+        seed=seed,
+        first_iteration=first_iteration,
+        drop_remainder=drop_remainder,
     )

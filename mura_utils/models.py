@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 from keras import KerasTensor, layers, regularizers
 
 from mura_utils.errors import UserError
@@ -94,6 +95,11 @@ def _build(experiment: Experiment, count: int) -> keras.Model:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = experiment.batch_norm_momentum
     return model
+
+
+def uses_xla(experiment: Experiment) -> bool:
+    """Whether XLA compiles an experiment's networks: on a GPU, unless it must be deterministic."""
+    return bool(tf.config.list_logical_devices("GPU")) and not experiment.deterministic
 
 
 def in_float32(model: keras.Model) -> keras.Model:
@@ -259,10 +265,12 @@ def _dense_head(x: KerasTensor, experiment: Experiment) -> KerasTensor:
 
 def _attention_head(x: KerasTensor, experiment: Experiment) -> KerasTensor:
     """Head of exp5 and exp6 (report Fig. 16): attention, then two dense branches added."""
-    rates = iter(experiment.dropout)
+    rates = iter(enumerate(experiment.dropout))
 
     def dropout(x: KerasTensor, name: str) -> KerasTensor:
-        return layers.Dropout(next(rates), seed=experiment.seed, name=f"dropout_{name}")(x)
+        number, rate = next(rates)
+        seed = 5 * experiment.seed + number  # with one seed, equal shapes would get equal masks
+        return layers.Dropout(rate, seed=seed, name=f"dropout_{name}")(x)
 
     def dense(x: KerasTensor, units: int, name: str, **options) -> KerasTensor:
         return layers.Dense(

@@ -155,13 +155,21 @@ def refuse_changes(
     Raises:
         UserError: names the parameter and the notebook to go back to.
     """
+    parameter = first_change(given, record, number)
+    if parameter is not None:
+        raise UserError(
+            f"{parameter} = {given[parameter]!r}, but the run {name} was made with "
+            f"{record[parameter]!r} in notebook {owner(parameter)}: start again from there, or "
+            "choose another name."
+        )
+
+
+def first_change(given: Mapping[str, Any], record: Mapping[str, Any], number: str) -> str | None:
+    """The first parameter of a notebook before `number` that differs from a run's record."""
     for parameter, value in given.items():
-        made_with = record.get(parameter, value)
-        if owner(parameter) < number and made_with != value:
-            raise UserError(
-                f"{parameter} = {value!r}, but the run {name} was made with {made_with!r} in "
-                f"notebook {owner(parameter)}: start again from there, or choose another name."
-            )
+        if owner(parameter) < number and record.get(parameter, value) != value:
+            return parameter
+    return None
 
 
 def data_root(experiment: Experiment) -> Path:

@@ -29,7 +29,13 @@ from typing import Any
 
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, experiment_file, owner, save_experiment
-from mura_utils.notebook import completed, read_record, refuse_changes, require
+from mura_utils.notebook import (
+    completed,
+    first_change,
+    read_record,
+    refuse_changes,
+    require,
+)
 from mura_utils.paths import atomic_write, cache_dir, data_dir, read_json, runs_dir, write_json
 from mura_utils.pipeline import resolve_experiment, select_notebooks
 
@@ -191,13 +197,13 @@ def _locate(experiment: Experiment, path: Path, start: str, stop: str) -> SweepR
     if not record and folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and is no run: choose another name in {path.name}.")
     missing = f"{len(completed(folder)) + 1:02d}"
-    for parameter, value in values.items():
-        made_with = record.get(parameter, value)
-        if owner(parameter) < missing and made_with != value:
-            raise UserError(
-                f"{path.name}: {parameter} = {value!r}, but the run {experiment.name} was made "
-                f"with {made_with!r}: choose another name in that file, or remove {folder}."
-            )
+    parameter = first_change(values, record, missing)
+    if parameter is not None:
+        raise UserError(
+            f"{path.name}: {parameter} = {values[parameter]!r}, but the run {experiment.name} was "
+            f"made with {record[parameter]!r}: choose another name in that file, or remove "
+            f"{folder}."
+        )
     return SweepRun(experiment, missing, stop)
 
 

@@ -20,7 +20,7 @@ from tqdm.keras import TqdmCallback
 from mura_utils import features
 from mura_utils.experiments import Experiment, owner
 from mura_utils.generators import Augmentation, make_dataset
-from mura_utils.models import in_float32, parameter_counts
+from mura_utils.models import in_float32, parameter_counts, uses_xla
 from mura_utils.notebook import versions
 from mura_utils.paths import atomic_write
 from mura_utils.terminal import hide_bars, to_the_terminal
@@ -169,7 +169,6 @@ def compile_task(task: Task, experiment: Experiment) -> None:
         loss = keras.losses.CategoricalFocalCrossentropy(
             alpha=1.0, gamma=experiment.focal_gamma, **smoothing
         )
-    on_gpu = bool(tf.config.list_logical_devices("GPU"))
     with task.network.distribute_strategy.scope():
         optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
         if any(layer.dtype_policy.name == "mixed_float16" for layer in task.network.layers):
@@ -180,7 +179,7 @@ def compile_task(task: Task, experiment: Experiment) -> None:
             loss=loss,
             metrics=["accuracy"],
             steps_per_execution=experiment.steps_per_execution,
-            jit_compile=on_gpu and not experiment.deterministic,
+            jit_compile=uses_xla(experiment),
         )
 
 
@@ -229,10 +228,11 @@ def fit(
         model_path: where the trained model goes, ``*.keras``.
         progress: whether to show a bar that counts epochs.
     """
-    stopping = keras.callbacks.EarlyStopping(
-        monitor="val_loss", mode="min", patience=experiment.early_stopping_patience
-    )
-    watching = [stopping]
+    watching: list[keras.callbacks.Callback] = [
+        keras.callbacks.EarlyStopping(
+            monitor="val_loss", mode="min", patience=experiment.early_stopping_patience
+        )
+    ]
     if experiment.schedule == "plateau":
         watching.append(
             keras.callbacks.ReduceLROnPlateau(
@@ -320,12 +320,13 @@ class _Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self.rows: list[dict[str, float]] = []
         self.best_epoch = 0
+        self.seconds = 0.0
         self._folder = folder
         self._watching = watching
         self._network = task.network
         self._epochs = experiment.epochs
         self._key = _checkpoint_key(task, experiment)
-        self._seconds = 0.0
+        self._stopped = False
         self._arrays: list[np.ndarray] = []
         self._read()
 
@@ -334,13 +335,7 @@ class _Checkpoint(keras.callbacks.Callback):
         """Whether no epoch is left to train."""
         return len(self.rows) >= self._epochs or self._stopped
 
-    @property
-    def seconds(self) -> float:
-        """Training time so far, over all calls."""
-        return self._seconds
-
     def _read(self) -> None:
-        self._stopped = False
         path = self._folder / "state.npz"
         if path.is_file():
             with np.load(path) as stored:
@@ -348,7 +343,7 @@ class _Checkpoint(keras.callbacks.Callback):
                 arrays = [stored[f"v{index}"] for index in range(len(stored.files) - 1)]
             if record["key"] == self._key:
                 self.rows, self.best_epoch = record["rows"], record["best_epoch"]
-                self._seconds, self._stopped = record["seconds"], record["stopped"]
+                self.seconds, self._stopped = record["seconds"], record["stopped"]
                 self._arrays = arrays
                 return
             print(f"{path} belongs to other parameters or data: training starts anew.")
@@ -356,9 +351,8 @@ class _Checkpoint(keras.callbacks.Callback):
         self._folder.mkdir(parents=True)
 
     def on_train_begin(self, logs=None):
-        self._began = time.perf_counter() - self._seconds
-        optimizer = self.model.optimizer
-        optimizer.build(self.model.trainable_variables)
+        self._began = time.perf_counter() - self.seconds
+        self.model.optimizer.build(self.model.trainable_variables)
         if not self.rows:
             return
         # What the callbacks remember follows from the epochs that they have seen.
@@ -375,13 +369,13 @@ class _Checkpoint(keras.callbacks.Callback):
         losses = np.nan_to_num([row["val_loss"] for row in self.rows], nan=np.inf)
         previous, self.best_epoch = self.best_epoch, 1 + int(np.argmin(losses))
         if self.best_epoch != previous:
-            self._write(self._best(self.best_epoch), self._weights())
-        self._seconds = time.perf_counter() - self._began
+            self._write(self._best(self.best_epoch), self._network.weights)
+        self.seconds = time.perf_counter() - self._began
         record = {
             "key": self._key,
             "rows": self.rows,
             "best_epoch": self.best_epoch,
-            "seconds": self._seconds,
+            "seconds": self.seconds,
             "stopped": bool(self.model.stop_training),
         }
         self._write(self._folder / "state.npz", self._variables(), record=json.dumps(record))
@@ -391,7 +385,7 @@ class _Checkpoint(keras.callbacks.Callback):
     def load_best(self) -> None:
         """Give the network the weights of the best epoch."""
         with np.load(self._best(self.best_epoch)) as stored:
-            for index, variable in enumerate(self._weights()):
+            for index, variable in enumerate(self._network.weights):
                 variable.assign(stored[f"v{index}"])
 
     def discard(self) -> None:
@@ -400,9 +394,6 @@ class _Checkpoint(keras.callbacks.Callback):
 
     def _best(self, epoch: int) -> Path:
         return self._folder / f"best-{epoch}.npz"
-
-    def _weights(self) -> list[keras.Variable]:
-        return self._network.weights
 
     def _variables(self) -> list[keras.Variable]:
         """Weights, dropout's random states, and the optimizer's variables with its rate."""

@@ -4,9 +4,11 @@ import os
 import time
 
 import numpy as np
+import pytest
 from filelock import FileLock
 
-from mura_utils.cache import entries, prune
+from mura_utils.cache import entries, map_array, prune
+from mura_utils.errors import UserError
 from mura_utils.paths import cache_dir, write_json
 
 ABOUT = {
@@ -79,3 +81,17 @@ def test_what_a_process_is_computing_is_kept():
     assert {entry.path for entry in kept} == {folder, decoding}
     assert [entry.path for entry in removed] == [abandoned]
     assert {entry.path for entry in prune(0)[0]} == {folder}
+
+
+def test_a_damaged_file_is_named_and_listed_as_such():
+    path = pixels(days=3)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"pixels-0123\.npy is damaged .* remove it"):
+        map_array(path)
+    assert [entry.content for entry in entries()] == ["damaged"]
+
+
+def test_a_mapped_file_counts_as_used():
+    path = pixels(days=9)
+    assert map_array(path).shape == (5, 32, 32)
+    assert entries()[0].unused_for < 0.1

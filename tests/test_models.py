@@ -81,6 +81,17 @@ def test_exp5_is_exp6_without_squeeze_and_excite():
     }  # fmt: skip
 
 
+def test_no_two_dropouts_drop_the_same_units():
+    networks = [
+        models.build_model(small(head="attention", dropout=[0.1] * 5, seed=seed), 14)
+        for seed in (0, 1)
+    ]
+    seeds = [
+        layer.seed for network in networks for layer in network.layers if "dropout" in layer.name
+    ]
+    assert len(seeds) == len(set(seeds)) == 10
+
+
 def test_squeeze_excite_scales_channels_and_attention_scales_positions():
     inputs = keras.Input((4, 4, 32))
     gated = keras.Model(inputs, squeeze_excite(inputs))
