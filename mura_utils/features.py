@@ -39,7 +39,6 @@ from mura_utils.generators import (
     content_keys,
     stream,
 )
-from mura_utils.models import uses_xla
 from mura_utils.notebook import data_root
 from mura_utils.terminal import hide_bars
 
@@ -543,6 +542,11 @@ def _traced(cut: Cut, size: int, jit_compile: bool) -> Callable:
         return keras.tree.flatten(cut.prefix(images, training=False))
 
     return network
+
+
+def uses_xla(experiment: Experiment) -> bool:
+    """Whether XLA compiles an experiment's networks: on a GPU, unless it must be deterministic."""
+    return bool(tf.config.list_logical_devices("GPU")) and not experiment.deterministic
 
 
 def _tensorflow(cut: Cut, experiment: Experiment) -> tuple[Callable, str]:

@@ -11,20 +11,25 @@ remember how it was trained.
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
-import tensorflow as tf
+import numpy as np
 from keras import KerasTensor, layers, regularizers
 
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.layers import attention_heads, squeeze_excite
-from mura_utils.paths import data_dir
+from mura_utils.paths import atomic_write, data_dir, read_json
 
 FEATURES = "features"
 """Name of the layer whose output, (N, h, w, C), the head reads: the backbone's final map."""
+
+PHANTOM_WEIGHTS = Path(__file__).parent / "weights" / "densenet121_phantom.npz"
+"""DenseNet121 trained on phantoms by `mura_utils.pretraining`; its card is beside it."""
 
 _BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "densenet121": keras.applications.DenseNet121,
@@ -74,11 +79,7 @@ def build_model(
 
 def _build(experiment: Experiment, count: int) -> keras.Model:
     keras.utils.set_random_seed(experiment.seed)
-    size = experiment.image_size
-    radiograph = keras.Input((size, size, 1), name="radiograph")
-    x = layers.Concatenate(name="three_channels")([radiograph] * 3)
-    x = _scaling(experiment)(x)
-    backbone = _load_backbone(experiment, x)
+    radiograph, backbone = build_backbone(experiment, experiment.image_size)
     freeze(backbone, experiment.unfreeze)
 
     x = layers.Identity(name=FEATURES)(backbone.output)
@@ -97,9 +98,24 @@ def _build(experiment: Experiment, count: int) -> keras.Model:
     return model
 
 
-def uses_xla(experiment: Experiment) -> bool:
-    """Whether XLA compiles an experiment's networks: on a GPU, unless it must be deterministic."""
-    return bool(tf.config.list_logical_devices("GPU")) and not experiment.deterministic
+def build_backbone(
+    experiment: Experiment, size: int | None
+) -> tuple[keras.KerasTensor, keras.Model]:
+    """The part before the head, with its weights loaded.
+
+    Args:
+        experiment: `backbone`, `alpha`, `weights` and `scaling` are used.
+        size: of the square input, pixels; None takes any.
+
+    Returns:
+        The input (N, S, S, 1) in 0-255, and a model with the backbone's output.
+
+    Raises:
+        UserError: weights that cannot be fetched or do not fit.
+    """
+    radiograph = keras.Input((size, size, 1), name="radiograph")
+    x = layers.Concatenate(name="three_channels")([radiograph] * 3)
+    return radiograph, _load_backbone(experiment, _scaling(experiment)(x))
 
 
 def in_float32(model: keras.Model) -> keras.Model:
@@ -213,6 +229,10 @@ def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
                 "weights=<path>, or train from random weights with weights=none."
             ) from None
     path = weights_path(experiment.weights)
+    if path.suffix == ".npz":
+        backbone = build(weights=None, **options)
+        _read_weights(backbone, path)
+        return backbone
     # A file is loaded into the network as its users save it, without our input layers, whose extra
     # containers Keras would report as missing from the file.
     size = experiment.image_size
@@ -232,15 +252,60 @@ def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
     return backbone
 
 
+def save_weights(weights: Sequence[keras.Variable], path: Path) -> None:
+    """Write weights as float16 by their names, e.g. ``conv1_conv/kernel``: half of Keras's file.
+
+    Raises:
+        ValueError: a weight that float16 cannot hold.
+    """
+    arrays = {weight.path: np.asarray(weight).astype(np.float16) for weight in weights}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("a weight is not finite as float16")
+    with atomic_write(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def _read_weights(backbone: keras.Model, path: Path) -> None:
+    """Assign what `save_weights` wrote, after a look at the sha256 in the card beside it.
+
+    Raises:
+        UserError: the file is not that of its card, damaged, or of another network.
+    """
+    card = path.with_suffix(".json")
+    if (
+        card.is_file()
+        and read_json(card)["sha256"] != hashlib.sha256(path.read_bytes()).hexdigest()
+    ):
+        raise UserError(f"{path} is not the file that {card.name} describes: fetch both again.")
+    try:
+        with np.load(path) as stored:
+            arrays = [stored[weight.path] for weight in backbone.weights]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}): fetch it again.") from None
+    except KeyError:
+        arrays = []
+    shapes = [weight.shape for weight in backbone.weights]
+    if [array.shape for array in arrays] != shapes:
+        raise UserError(
+            f"{path} does not fit {backbone.name} without its top: check the backbone, and for "
+            "mobilenet alpha."
+        )
+    backbone.set_weights([array.astype(np.float32) for array in arrays])
+
+
 def weights_path(weights: str) -> Path:
-    """The file that `weights` names: absolute, or relative to the data folder.
+    """The file that `weights` names: phantom, absolute, or relative to the data folder.
 
     Raises:
         UserError: there is no such file.
     """
+    if weights == "phantom":
+        return PHANTOM_WEIGHTS
     path = data_dir() / Path(weights).expanduser()
     if not path.is_file():
-        raise UserError(f"weights: {path} is no file; give imagenet, none, or a weights file.")
+        raise UserError(
+            f"weights: {path} is no file; give phantom, imagenet, none, or a weights file."
+        )
     return path
 
 

@@ -18,14 +18,16 @@ import tensorflow as tf
 from tqdm.keras import TqdmCallback
 
 from mura_utils import features
+from mura_utils.cpu_kernels import use_cpu_kernels
 from mura_utils.experiments import Experiment, owner
 from mura_utils.generators import Augmentation, make_dataset
-from mura_utils.models import in_float32, parameter_counts, uses_xla
+from mura_utils.models import in_float32, parameter_counts
 from mura_utils.notebook import versions
 from mura_utils.paths import atomic_write
 from mura_utils.terminal import hide_bars, to_the_terminal
 
 _CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
+_CHECKPOINT_SECONDS = 10  # of training, at most, that a kill loses beside the epoch at hand
 
 
 # --- devices ------------------------------------------------------------------------------------
@@ -169,6 +171,7 @@ def compile_task(task: Task, experiment: Experiment) -> None:
         loss = keras.losses.CategoricalFocalCrossentropy(
             alpha=1.0, gamma=experiment.focal_gamma, **smoothing
         )
+    use_cpu_kernels(task.network)
     with task.network.distribute_strategy.scope():
         optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
         if any(layer.dtype_policy.name == "mixed_float16" for layer in task.network.layers):
@@ -179,7 +182,7 @@ def compile_task(task: Task, experiment: Experiment) -> None:
             loss=loss,
             metrics=["accuracy"],
             steps_per_execution=experiment.steps_per_execution,
-            jit_compile=uses_xla(experiment),
+            jit_compile=features.uses_xla(experiment),
         )
 
 
@@ -303,11 +306,12 @@ class _LearningRate(keras.callbacks.Callback):
 
 
 class _Checkpoint(keras.callbacks.Callback):
-    """After each epoch, write all that the next one depends on; at the start, read it back.
+    """After an epoch, write all that the next one depends on; at the start, read it back.
 
-    Keras's BackupAndRestore leaves out what the callbacks and dropout remember. Two kinds of file,
-    each renamed into place when whole: ``state.npz`` (the last epoch) and ``best-<epoch>.npz``,
-    which the state refers to by its best epoch.
+    Epochs of a second or two are not all written: what a kill loses of them is trained again, to
+    the same bytes. Keras's BackupAndRestore leaves out what the callbacks and dropout remember.
+    Two kinds of file, each renamed into place when whole: ``state.npz`` (the last epoch) and
+    ``best-<epoch>.npz``, which the state refers to by its best epoch.
     """
 
     def __init__(
@@ -328,6 +332,8 @@ class _Checkpoint(keras.callbacks.Callback):
         self._key = _checkpoint_key(task, experiment)
         self._stopped = False
         self._arrays: list[np.ndarray] = []
+        self._best_weights: list[np.ndarray] = []  # of an epoch that is not on disk
+        self._written = time.monotonic()
         self._read()
 
     @property
@@ -369,8 +375,17 @@ class _Checkpoint(keras.callbacks.Callback):
         losses = np.nan_to_num([row["val_loss"] for row in self.rows], nan=np.inf)
         previous, self.best_epoch = self.best_epoch, 1 + int(np.argmin(losses))
         if self.best_epoch != previous:
-            self._write(self._best(self.best_epoch), self._network.weights)
+            self._best_weights = _to_numpy(self._network.weights)
         self.seconds = time.perf_counter() - self._began
+        if time.monotonic() - self._written >= _CHECKPOINT_SECONDS:
+            self._save()
+            self._written = time.monotonic()
+
+    def _save(self) -> None:
+        best = self._best(self.best_epoch)
+        if self._best_weights:
+            self._write(best, self._best_weights)
+            self._best_weights = []
         record = {
             "key": self._key,
             "rows": self.rows,
@@ -378,15 +393,19 @@ class _Checkpoint(keras.callbacks.Callback):
             "seconds": self.seconds,
             "stopped": bool(self.model.stop_training),
         }
-        self._write(self._folder / "state.npz", self._variables(), record=json.dumps(record))
-        if previous not in (0, self.best_epoch):
-            self._best(previous).unlink()
+        state = _to_numpy(self._variables())
+        self._write(self._folder / "state.npz", state, record=json.dumps(record))
+        for path in self._folder.glob("best-*.npz"):
+            if path != best:
+                path.unlink()
 
     def load_best(self) -> None:
         """Give the network the weights of the best epoch."""
-        with np.load(self._best(self.best_epoch)) as stored:
-            for index, variable in enumerate(self._network.weights):
-                variable.assign(stored[f"v{index}"])
+        weights = self._best_weights
+        if not weights:
+            with np.load(self._best(self.best_epoch)) as stored:
+                weights = [stored[f"v{index}"] for index in range(len(stored.files))]
+        self._network.set_weights(weights)
 
     def discard(self) -> None:
         """Remove the files: training has ended and the model is saved."""
@@ -402,13 +421,14 @@ class _Checkpoint(keras.callbacks.Callback):
         return own + self._network.optimizer.variables
 
     @staticmethod
-    def _write(path: Path, variables: Sequence[keras.Variable], **more: str) -> None:
-        arrays = {
-            f"v{index}": keras.ops.convert_to_numpy(variable)
-            for index, variable in enumerate(variables)
-        }
+    def _write(path: Path, arrays: Sequence[np.ndarray], **more: str) -> None:
         with atomic_write(path) as temporary:
-            np.savez(temporary, **arrays, **more)
+            np.savez(temporary, **{f"v{index}": a for index, a in enumerate(arrays)}, **more)
+
+
+def _to_numpy(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    # Copies: what Keras gives may be the variable's own memory, which training goes on to change.
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
 def _checkpoint_key(task: Task, experiment: Experiment) -> str:

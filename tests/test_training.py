@@ -198,6 +198,9 @@ RUNS = {
 }
 
 
+training._CHECKPOINT_SECONDS = 0  # for every epoch here to be written
+
+
 class InterruptedHere(Exception):
     """Stands for a crash in tests that need no process of their own."""
 
@@ -455,6 +458,18 @@ def test_a_training_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path,
         resumed = train_named(tmp_path / name, run)
         assert resumed.result.resumed_after == completed, moment
         assert_same(resumed, undisturbed(run))
+
+
+def test_short_epochs_that_were_not_written_are_trained_again(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 1e9)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, "begin of epoch 3", crash)
+        with pytest.raises(InterruptedHere):
+            train_named(tmp_path, "on the fly, plateau")
+    assert not list((tmp_path / ".checkpoint").iterdir())
+    again = train_named(tmp_path, "on the fly, plateau")
+    assert again.result.resumed_after == 0
+    assert_same(again, undisturbed("on the fly, plateau"))
 
 
 @pytest.fixture(scope="module")

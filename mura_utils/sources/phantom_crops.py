@@ -1,0 +1,139 @@
+"""Crops of endless phantoms with dense targets, to pre-train on (`mura_utils.pretraining`).
+
+Each phantom is drawn twice, with and without its abnormality, and both are cropped in the same
+places: what tells them apart is the abnormality and nothing else. Needs NumPy and Pillow, no deep
+learning library, so that worker processes start quickly.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from mura_utils.sources.phantom import BODY_PARTS, draw_pair
+from mura_utils.sources.phantom_arm import KINDS, WINDOWS
+
+CELL = 8
+"""Side of a cell of the dense targets, pixels."""
+_CROPS_A_PAIR = 4
+_STREAM = 0x70726574  # "pret": seeds of crops are never those of a set of phantoms
+
+
+class Crops(NamedTuple):
+    """A batch; S is the crop's side and G = S / `CELL`.
+
+    Attributes:
+        images: (N, S, S, 1) uint8.
+        body_parts: (N, 7) float32, one-hot over `BODY_PARTS`.
+        findings: (N, 5) float32 probabilities of normal and of each of `KINDS`; between, where the
+            crop cuts the abnormality off.
+        places: (N, G, G, 4) float32, the share of each cell that each of `KINDS` covers.
+    """
+
+    images: np.ndarray
+    body_parts: np.ndarray
+    findings: np.ndarray
+    places: np.ndarray
+
+
+def draw_crops(seed: int, number: int, count: int, size: int, whole: int) -> Crops:
+    """Draw one batch; it depends on the arguments alone.
+
+    Half of the crops are normal. The scale varies from the whole radiograph in one crop to 1.25
+    times the radiograph at `whole` pixels; pose, aspect and exposure vary more than in a set of
+    phantoms.
+
+    Args:
+        seed: of the sequence of batches.
+        number: of the batch in it.
+        count: crops, a multiple of 4.
+        size: side of a crop, pixels, a multiple of 32.
+        whole: side of a whole radiograph where the network will be used, pixels.
+    """
+    rng = np.random.default_rng([_STREAM, seed, number])
+    crops = []
+    for _ in range(count // _CROPS_A_PAIR):
+        part, kind = rng.integers(len(BODY_PARTS)), rng.integers(len(KINDS))
+        yaw = rng.choice(WINDOWS[BODY_PARTS[part]].yaws) + rng.normal(0, 8)
+        normal, abnormal, mask = draw_pair(rng, BODY_PARTS[part], KINDS[kind], yaw)
+        for at_finding in (True, False):
+            window = _draw_window(mask, at_finding, size, whole, rng)
+            seen, visible = window.cut_mask(mask)
+            for image, share in ((normal, 0.0), (abnormal, visible)):
+                findings = np.zeros(1 + len(KINDS), np.float32)
+                findings[[0, 1 + kind]] = 1 - share, share
+                places = np.zeros((*seen.shape, len(KINDS)), np.float32)
+                places[..., kind] = seen if share else 0
+                pixels = _vary_exposure(window.cut(image), rng)
+                crops.append((pixels[..., None], np.eye(7, dtype="f4")[part], findings, places))
+    return Crops(*(np.stack(arrays) for arrays in zip(*crops, strict=True)))
+
+
+class _Window(NamedTuple):
+    """A square of `size` pixels, turned, on an image stretched to `stretched` (width, height)."""
+
+    size: int
+    stretched: tuple[int, int]
+    affine: tuple[float, ...]
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """Crop of an image, float32 (size, size)."""
+        resized = Image.fromarray(image).resize(
+            self.stretched, Image.Resampling.BILINEAR, reducing_gap=2.0
+        )
+        sides = (self.size, self.size)
+        cut = resized.transform(
+            sides, Image.Transform.AFFINE, self.affine, Image.Resampling.BILINEAR
+        )
+        return np.asarray(cut, np.float32)
+
+    def cut_mask(self, mask: np.ndarray) -> tuple[np.ndarray, float]:
+        """Coverage of the crop's cells (G, G), and how far the crop shows the finding, 0 to 1."""
+        full = mask.mean() * self.stretched[0] * self.stretched[1]
+        covered = self.cut(mask.astype(np.uint8) * 255) / 255
+        cells = covered.reshape(self.size // CELL, CELL, -1, CELL).mean((1, 3))
+        # A third of it is enough to see it, or a tenth of the crop's area.
+        visible = max(3 * covered.sum() / full, 10 * covered.mean())
+        return cells, float(min(visible, 1.0))
+
+
+def _draw_window(
+    mask: np.ndarray, at_finding: bool, size: int, whole: int, rng: np.random.Generator
+) -> _Window:
+    largest = max(1.25 * whole, size)
+    scale = size * (largest / size) ** rng.random()
+    width, height = np.maximum(scale * np.exp(rng.normal(0, 0.1, 2)), size / 2)
+    if at_finding:
+        rows, cols = np.nonzero(mask)
+        chosen = rng.integers(len(rows))
+        x = (cols[chosen] + 0.5) / mask.shape[1] * width + rng.normal(0, size / 5)
+        y = (rows[chosen] + 0.5) / mask.shape[0] * height + rng.normal(0, size / 5)
+    else:
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+    x, y = (
+        np.clip(place, size / 2, side - size / 2) if side > size else side / 2
+        for place, side in ((x, width), (y, height))
+    )
+    angle = rng.normal(0, np.radians(15))
+    if rng.random() < 0.2:
+        angle += np.pi / 2 * rng.integers(1, 4)
+    mirror, cosine, sine = rng.choice([-1, 1]), np.cos(angle), np.sin(angle)
+    a, b, d, e = cosine * mirror, -sine, sine * mirror, cosine
+    half = size / 2
+    affine = (a, b, x - (a + b) * half, d, e, y - (d + e) * half)
+    return _Window(size, (round(width), round(height)), affine)
+
+
+def _vary_exposure(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Gamma, contrast, brightness, inversion, blur and noise, beyond the phantoms' own; uint8."""
+    film = (crop / 255) ** np.exp(rng.normal(0, 0.3))
+    film = film * np.exp(rng.normal(0, 0.2)) + rng.normal(0, 0.05)
+    if rng.random() < 0.1:
+        film = 1 - film
+    if rng.random() < 0.3:
+        film = ndimage.gaussian_filter(film, rng.uniform(0.3, 1.0))
+    noise = rng.standard_normal(film.shape, np.float32) * rng.uniform(0, 0.03)
+    return np.clip(255 * (film + noise), 0, 255).astype(np.uint8)
