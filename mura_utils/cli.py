@@ -180,6 +180,37 @@ def predict(
 
 
 @app.command()
+def pretrain(
+    folder: Annotated[
+        Path, typer.Argument(help="for checkpoint and weights; one with a checkpoint goes on")
+    ],
+    backbone: Annotated[str, typer.Option(help="network of keras.applications")] = "densenet121",
+    alpha: Annotated[float, typer.Option(help="width multiplier of mobilenet")] = 1.0,
+    images: Annotated[int, typer.Option(help="phantoms to train on, in all", min=1)] = 80_000,
+    image_size: Annotated[int, typer.Option(help="where the weights will be used, pixels")] = 224,
+    batch_size: Annotated[int, typer.Option(help="a multiple of 4")] = 32,
+    seed: Annotated[int, typer.Option(help="of initialisation and phantoms", min=0)] = 0,
+    minutes: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="stop after so long; the same command goes on", show_default=False),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="processes that draw phantoms", min=1)] = 1,
+) -> None:
+    """Train a backbone on endless phantoms: weights for radiographs, without any data."""
+    from mura_utils.pretraining import Recipe, pretrain
+
+    recipe = Recipe(
+        backbone=backbone,
+        alpha=alpha,
+        images=images,
+        image_size=image_size,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    pretrain(recipe, folder, minutes, workers, progress=sys.stderr.isatty(), report=typer.echo)
+
+
+@app.command()
 def cache(
     prune: Annotated[
         Optional[float],  # noqa: UP045

@@ -622,9 +622,9 @@ def make_dataset(
         return values, labels[rows]
 
     def unpack(values: tf.Tensor, labels: tf.Tensor) -> tuple:
-        parts = tf.split(tf.cast(values, tf.float32), widths, axis=1)
-        shaped = zip(parts, features.shapes, strict=True)
-        return tuple(tf.reshape(part, (-1, *shape)) for part, shape in shaped), labels
+        parts = zip(tf.split(values, widths, axis=1), features.shapes, strict=True)
+        maps = (tf.reshape(tf.cast(part, tf.float32), (-1, *shape)) for part, shape in parts)
+        return tuple(maps), labels
 
     signature = (
         tf.TensorSpec((None, features.width), tf.float16),

@@ -31,7 +31,7 @@ FEATURES = "features"
 PHANTOM_WEIGHTS = Path(__file__).parent / "weights" / "densenet121_phantom.npz"
 """DenseNet121 trained on phantoms by `mura_utils.pretraining`; its card is beside it."""
 
-_BACKBONES: dict[str, Callable[..., keras.Model]] = {
+BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "densenet121": keras.applications.DenseNet121,
     "densenet169": keras.applications.DenseNet169,
     "mobilenet": keras.applications.MobileNet,
@@ -209,7 +209,7 @@ def _scaling(experiment: Experiment) -> layers.Layer:
 
 
 def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
-    build = _BACKBONES[experiment.backbone]
+    build = BACKBONES[experiment.backbone]
     options = {"include_top": False, "input_tensor": x}
     if experiment.backbone == "mobilenet":
         options["alpha"] = experiment.alpha

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
-from mura_utils.models import build_backbone, save_weights
+from mura_utils.models import BACKBONES, build_backbone, save_weights
 from mura_utils.paths import atomic_write, write_json
 from mura_utils.sources.phantom import BODY_PARTS
 from mura_utils.sources.phantom_arm import KINDS
@@ -78,6 +78,10 @@ class Recipe:
         Raises:
             UserError: a value out of range.
         """
+        if self.backbone not in BACKBONES:
+            raise UserError(
+                f"backbone is {self.backbone!r}; give one of: {', '.join(sorted(BACKBONES))}."
+            )
         if self.batch_size % 4 or self.batch_size < 4:
             raise UserError(f"batch_size is {self.batch_size}; give a multiple of 4.")
         if self.image_size % 32 or self.image_size < 64:
@@ -199,6 +203,11 @@ def build_network(recipe: Recipe) -> keras.Model:
         metrics={"body_part": ["accuracy"], "finding": ["accuracy"]},
         jit_compile=keras.backend.backend() == "jax",  # slower on a CPU under TensorFlow
     )
+    if keras.backend.backend() == "tensorflow":
+        from mura_utils.cpu_kernels import use_cpu_adam, use_cpu_kernels
+
+        use_cpu_kernels(network)
+        use_cpu_adam(optimizer)
     network.backbone_weights = backbone.weights
     return network
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tqdm.keras import TqdmCallback
 
 from mura_utils import features
-from mura_utils.cpu_kernels import use_cpu_kernels
+from mura_utils.cpu_kernels import use_cpu_adam, use_cpu_kernels
 from mura_utils.experiments import Experiment, owner
 from mura_utils.generators import Augmentation, make_dataset
 from mura_utils.models import in_float32, parameter_counts
@@ -174,6 +174,7 @@ def compile_task(task: Task, experiment: Experiment) -> None:
     use_cpu_kernels(task.network)
     with task.network.distribute_strategy.scope():
         optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
+        use_cpu_adam(optimizer)
         if any(layer.dtype_policy.name == "mixed_float16" for layer in task.network.layers):
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         task.network.compile(

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from mura_utils.cpu_kernels import use_cpu_kernels
+from mura_utils.cpu_kernels import use_cpu_adam, use_cpu_kernels
 
 MAPS = np.random.default_rng(0).normal(3, 2, (6, 5, 4, 8)).astype(np.float32)
 
@@ -84,6 +84,21 @@ def test_frozen_normalisation_keeps_its_statistics():
     quick(MAPS, training=True)
     for expected, value in zip(before, quick.get_weights(), strict=True):
         np.testing.assert_array_equal(value, expected)
+
+
+def test_adam_takes_keras_own_steps_up_to_rounding():
+    trained = []
+    for quick in (False, True):
+        model, _ = pair(lambda: layers.Conv2D(5, 3), layers.Flatten, lambda: layers.Dense(2))
+        optimizer = keras.optimizers.Adam(0.01)
+        if quick:
+            use_cpu_adam(optimizer)
+            assert "cpu_kernels" in type(optimizer.update_step).__module__
+        model.compile(optimizer, "mse", jit_compile=False)
+        model.fit(MAPS, np.arange(12).reshape(6, 2), batch_size=2, epochs=5, verbose=0)
+        trained.append([*model.get_weights(), *map(np.array, optimizer.variables)])
+    for expected, value in zip(*trained, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_other_layers_are_left_alone():

@@ -122,7 +122,7 @@ def test_no_network_is_one_sentence_that_says_how_to_bring_a_file(monkeypatch):
     def fail(*args, **kwargs):
         raise Exception("URL fetch failure on the-address: None -- no network")
 
-    monkeypatch.setitem(models._BACKBONES, "mobilenet", fail)
+    monkeypatch.setitem(models.BACKBONES, "mobilenet", fail)
     with pytest.raises(UserError, match=r"could not be downloaded .*the-address.*weights=<path>"):
         models.build_model(small(weights="imagenet"), 3)
 

@@ -1,0 +1,183 @@
+"""What initial weights are worth: none, phantom, and ImageNet's, on phantoms and on FracAtlas.
+
+The networks of exp4 and exp6, trained as experiments/exp6_tuned.yaml is, from each initialisation,
+with 10 % and with all of the training patients; validation and test stay the same. The ImageNet
+weights are MobileNet 0.25's, the only ones that the project's machines could read: another network,
+so that this row says what ImageNet can give and not what it would give DenseNet121.
+
+Then the features alone: a logistic regression of normal against abnormal on the frozen backbone's
+pooled features, four folds by patient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from _common import draw_manifest, machine, options, say, say_head, say_row, workspace
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from mura_utils import features, training
+from mura_utils.errors import UserError
+from mura_utils.evaluation import evaluate, predictions_frame
+from mura_utils.experiments import Experiment, load_experiment
+from mura_utils.generators import load_pixels, make_dataset
+from mura_utils.manifest import admit, scan
+from mura_utils.models import FEATURES, build_model
+from mura_utils.sources import open_source
+from mura_utils.splits import split
+
+_SHARES = (0.1, 1.0)
+_HEADS = {
+    "exp4": {"head": "dense", "dropout": [0.5], "l1": 0.0, "l2": 1e-4},
+    "exp6": {},
+}
+_METRICS = {
+    "accuracy": ("image", "accuracy"),
+    "kappa": ("image", "kappa"),
+    "body part": ("body_part", "accuracy"),
+    "AUROC": ("binary_image", "auroc"),
+}
+
+
+def thin(manifest: pd.DataFrame, share: float) -> pd.DataFrame:
+    """Keep a share of the training patients, chosen once, and all other rows."""
+    training_rows = manifest["split"] == "train"
+    patients = manifest.loc[training_rows, "patient"].drop_duplicates()
+    kept = patients.sample(frac=share, random_state=0)
+    return manifest[~training_rows | manifest["patient"].isin(kept)]
+
+
+def train_and_test(
+    manifest: pd.DataFrame, pixels: np.ndarray, experiment: Experiment, folder: Path
+) -> dict:
+    """Metrics of the test images after a training; `pixels` go row for row with `manifest`."""
+    classes = sorted(manifest["label"].unique())
+    model = build_model(experiment, classes)
+    stored = features.plan(model, manifest, experiment)
+    features.extract(stored, pixels, experiment, progress=False)
+    task = training.make_task(model, pixels, manifest, classes, experiment, stored)
+    training.compile_task(task, experiment)
+    training.fit(model, task, experiment, folder / "model.keras", progress=False)
+    probabilities, _ = features.predict(model, pixels, manifest, experiment)
+    held_out = manifest[manifest["split"] != "train"].reset_index(drop=True)
+    predictions = predictions_frame(held_out, classes, probabilities)
+    test = (held_out["split"] == "test").to_numpy()
+    return evaluate(predictions[test].reset_index(drop=True))
+
+
+def compare_trainings(
+    manifest: pd.DataFrame,
+    pixels: np.ndarray,
+    starts: dict[str, dict],
+    common: dict,
+    seeds: list[int],
+    folder: Path,
+) -> None:
+    """Train everything and print the table: mean over seeds, mean interval, spread."""
+    rows = []
+    for name, start in starts.items():
+        for share in _SHARES:
+            part = thin(manifest, share)
+            for head, changes in _HEADS.items():
+                results = []
+                for seed in seeds:
+                    run = load_experiment("exp6_tuned", **common | start | changes | {"seed": seed})
+                    chosen = pixels[part.index.to_numpy()]
+                    rows_of_part = part.reset_index(drop=True)
+                    results.append(train_and_test(rows_of_part, chosen, run, folder))
+                cells = [f"{head}, {name}", f"{share:.0%}"]
+                for level, metric in _METRICS.values():
+                    found = pd.DataFrame(result[level][metric] for result in results)
+                    value, low, high = found[["value", "low", "high"]].mean()
+                    cells.append(
+                        f"{value:.3f} [{low:.3f}, {high:.3f}] ± {found['value'].std():.3f}"
+                    )
+                say(" · ".join(cells))
+                rows.append(cells)
+    say_head("weights", "training patients", *_METRICS)
+    for cells in rows:
+        say_row(*cells)
+
+
+def compare_features(
+    manifest: pd.DataFrame, pixels: np.ndarray, starts: dict[str, dict], common: dict
+) -> None:
+    """Print the AUROC of a logistic regression on each start's frozen features."""
+    abnormal = (manifest["abnormality"] == "Abnormal").to_numpy()
+    folds = StratifiedGroupKFold(4, shuffle=True, random_state=0)
+    say_head("frozen features, logistic regression, four folds", "AUROC of abnormal")
+    for name, start in starts.items():
+        model = build_model(load_experiment("exp6_tuned", **common | start), 2)
+        pooled = keras.layers.GlobalAveragePooling2D()(model.get_layer(FEATURES).output)
+        labels = np.zeros((len(manifest), 1))
+        batches = make_dataset(pixels, np.arange(len(manifest)), labels, 32)
+        found = keras.Model(model.input, pooled).predict(batches, verbose=0)
+        regression = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+        scores = cross_val_predict(
+            regression, found, abnormal, groups=manifest["patient"], cv=folds,
+            method="predict_proba",
+        )  # fmt: skip
+        say_row(name, f"{roc_auc_score(abnormal, scores[:, 1]):.3f}")
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Go through the data sets."""
+    starts = {
+        "none": {"weights": "none"},
+        "phantom": {"weights": arguments.phantom},
+    }
+    if arguments.imagenet:
+        path = str(arguments.imagenet.resolve())
+        starts["ImageNet (MobileNet 0.25)"] = {
+            "weights": path, "backbone": "mobilenet", "alpha": 0.25,
+        }  # fmt: skip
+    seeds, common = arguments.seeds, {"views": 4, "epochs": 30, "cache_features": "on"}
+    common |= {"extractor": arguments.extractor, "image_size": arguments.image_size}
+    if arguments.quick:
+        seeds, common = seeds[:1], common | {"views": 1, "epochs": 2, "image_size": 64}
+    with workspace() as folder:
+        sets = {"phantoms": (folder / "phantoms", "phantom", "official-patient", [0.8, 0.1, 0.1])}
+        root, manifest, _ = draw_manifest(folder, 200 if arguments.quick else arguments.images)
+        tables = {"phantoms": manifest}
+        if arguments.fracatlas:
+            sets["FracAtlas"] = (arguments.fracatlas, "fracatlas", "patient", [0.6, 0.1, 0.3])
+            listing = open_source(arguments.fracatlas)
+            tables["FracAtlas"] = admit(scan(listing, progress=False))
+        for title, (root, source, protocol, fractions) in sets.items():
+            manifest = tables[title]
+            manifest = manifest.merge(split(manifest, protocol, fractions, 0), on="path")
+            pixels = load_pixels(root, manifest, common["image_size"], progress=False)
+            say(f"\n{title}: {manifest['split'].value_counts().to_dict()}")
+            where = {"source": source, "data_dir": str(Path(root).resolve())}
+            compare_features(manifest, pixels, starts, common | where)
+            compare_trainings(manifest, pixels, starts, common | where, seeds, folder)
+    say(f"\n{machine('tensorflow', 'keras', 'numpy', 'openvino')}")
+
+
+def main() -> None:
+    """Read the command line; say what is missing in one sentence."""
+    parser = options(__doc__)
+    parser.add_argument("--fracatlas", type=Path, help="the folder FracAtlas")
+    parser.add_argument("--imagenet", type=Path, help="MobileNet 0.25 without top, *.h5")
+    parser.add_argument("--phantom", default="phantom", help="other phantom weights, *.npz")
+    parser.add_argument("--images", type=int, default=1600, help="phantoms")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--extractor", default="tensorflow", choices=["tensorflow", "openvino"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    try:
+        measure(parser.parse_args())
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
