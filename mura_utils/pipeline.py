@@ -89,6 +89,9 @@ def run_experiment(
     else:
         require(folder, before=names[0])
         refuse_changes(experiment.model_dump(), read_record(folder), experiment.name, start)
+        # What a kill left half-written.
+        for leftover in (*folder.glob(".*.tmp.*"), *folder.glob(".*.partial.ipynb")):
+            leftover.unlink()
     save_experiment(experiment, folder / "experiment.yaml")
     began = time.perf_counter()
     for position, name in enumerate(names, start=1):

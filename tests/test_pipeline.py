@@ -150,5 +150,7 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(series, tmp_path):
     assert completed(folder) == [NOTEBOOKS[0]]
     assert not (folder / "02_data_preprocessing.ipynb").exists()
     series(NOTEBOOKS[1])
+    (folder / ".model.0123abcd.tmp.keras").write_bytes(b"half")
     run(start="02")
     assert completed(folder) == list(NOTEBOOKS)
+    assert not [path for path in folder.iterdir() if ".tmp" in path.name or "partial" in path.name]
