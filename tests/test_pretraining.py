@@ -16,7 +16,7 @@ from mura_utils.paths import read_json, write_json
 from mura_utils.pretraining import Recipe, pretrain
 from mura_utils.sources.phantom_crops import CELL, draw_crops
 
-SMALL = {"backbone": "mobilenet", "alpha": 0.25, "image_size": 64, "batch_size": 8, "images": 80}
+SMALL = {"backbone": "mobilenet", "alpha": 0.25, "image_size": 64, "batch_size": 8, "images": 40}
 
 
 def recipe(**changes):
@@ -85,23 +85,22 @@ def trained(tmp_path_factory):
 
 def test_a_training_in_pieces_ends_with_the_same_bytes(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "_PERIOD", 2)
-    said, calls = [], 0
-    while pretrain(recipe(), tmp_path, minutes=0.02, report=said.append) is None:
-        calls += 1
-        assert calls < 10
-    assert calls and sum("going on after" in line for line in said) == calls
+    said = []
+    assert pretrain(recipe(), tmp_path, minutes=0.001, report=said.append) is None
+    assert pretrain(recipe(), tmp_path, report=said.append)
+    assert any("going on after" in line for line in said)
     name = "mobilenet_phantom.npz"
     assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
     whole, pieces = (read_json(f / "mobilenet_phantom.json") for f in (trained[0], tmp_path))
-    assert [row["images"] for row in pieces["curve"]] == [16, 32, 48, 64, 80]
+    assert [row["images"] for row in pieces["curve"]] == [16, 32]
     assert pieces["held_out"] == whole["held_out"]
 
 
 def test_the_card_says_what_the_weights_are(trained):
     folder, said = trained
     card = read_json(folder / "mobilenet_phantom.json")
-    assert card["recipe"]["images"] == 80 and card["recipe"]["seed"] == 0
-    assert len(card["sha256"]) == 64 and len(card["curve"]) == 5
+    assert card["recipe"]["images"] == 40 and card["recipe"]["seed"] == 0
+    assert len(card["sha256"]) == 64 and len(card["curve"]) == 2
     assert {"size", "loss", "finding_accuracy"} <= set(card["curve"][0])
     assert "weights=" in said[-2] and "new phantoms" in said[-1]
 
@@ -136,7 +135,7 @@ def test_the_weights_serve_an_experiment(trained, tmp_path):
 
 def test_learning_reduces_the_loss(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "_PERIOD", 10)
-    pretrain(recipe(images=480), tmp_path, report=lambda line: None)
+    pretrain(recipe(images=320), tmp_path, report=lambda line: None)
     losses = [row["loss"] for row in read_json(tmp_path / "mobilenet_phantom.json")["curve"]]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -163,8 +162,8 @@ def test_a_checkpoint_of_another_recipe_is_kept_and_named(trained):
     before = (folder / "checkpoint.npz").read_bytes()
     with pytest.raises(UserError, match=r"made with seed = 0, not 1: choose another folder"):
         pretrain(recipe(seed=1), folder)
-    with pytest.raises(UserError, match=r"made with images = 80, not 40"):
-        pretrain(recipe(images=40), folder)
+    with pytest.raises(UserError, match=r"made with images = 40, not 32"):
+        pretrain(recipe(images=32), folder)
     assert (folder / "checkpoint.npz").read_bytes() == before
 
 
