@@ -383,7 +383,11 @@ def test_an_interrupted_sweep_stops_its_run_and_keeps_what_is_complete(world, en
         f"sweep._MURA = ({str(world.child)!r},)\nif __name__ == '__main__': cli.main()\n"
     )
     process = subprocess.Popen(
-        [sys.executable, script, "sweep", file], stderr=subprocess.PIPE, text=True
+        [sys.executable, script, "sweep", file],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that a shell runs in the background inherit that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     child = _wait_for(world, "a 03")
     process.send_signal(end)
