@@ -145,13 +145,11 @@ def pretrain(
         for step in range(first, recipe.steps):
             network.optimizer.learning_rate = recipe.rate(step)
             crops = next(batches)
-            if step % _PERIOD == 0:
-                network.reset_metrics()
-            values = network.train_on_batch(*_as_targets(crops), return_dict=True)
+            checkpoint.count(network.train_on_batch(*_as_targets(crops), return_dict=True))
             bar.update()
             done, now = step + 1, time.monotonic()
             if done % _PERIOD == 0:
-                row = checkpoint.add_row(done, values)
+                row = checkpoint.add_row(done)
                 bar.set_postfix(row)
                 if not progress:
                     report(json.dumps(row))
@@ -265,6 +263,7 @@ class _Checkpoint:
     def __init__(self, path: Path, recipe: Recipe, network: keras.Model) -> None:
         self.path, self.recipe, self.network = path, recipe, network
         self.curve: list[dict[str, float]] = []
+        self._since_row: list[dict[str, float]] = []
         self.earlier = self.seconds = 0.0  # of training, before this call and in all
         network.optimizer.build(network.trainable_variables)
 
@@ -291,10 +290,15 @@ class _Checkpoint:
         self.curve, self.earlier = record["curve"], record["seconds"]
         return record["steps"]
 
-    def add_row(self, steps: int, values: dict[str, Any]) -> dict[str, float]:
-        """Add means over the last steps to the curve."""
+    def count(self, values: dict[str, Any]) -> None:
+        """Take a step's loss and accuracies into the next row's means."""
+        self._since_row.append({name: float(value) for name, value in values.items()})
+
+    def add_row(self, steps: int) -> dict[str, float]:
+        """Add means over the steps since the last row, in this call, to the curve."""
         row = {"images": steps * self.recipe.batch_size, "size": self.recipe.crop_size(steps - 1)}
-        row |= {name: round(float(value), 4) for name, value in sorted(values.items())}
+        row |= _means(self._since_row)
+        self._since_row.clear()
         self.curve.append(row)
         return row
 
@@ -327,13 +331,11 @@ def _finish(
     save_weights(network.backbone_weights, path)
     for weight in network.backbone_weights:
         weight.assign(np.asarray(weight).astype(np.float16))
-    network.reset_metrics()
+    values, size = [], recipe.image_size
     for number in range(8):
-        size = recipe.image_size
         crops = draw_crops(recipe.seed, _HELD_OUT + number, recipe.batch_size, size, size)
-        values = network.test_on_batch(*_as_targets(crops), return_dict=True)
-    held_out = {"images": 8 * recipe.batch_size}
-    held_out |= {name: round(float(value), 4) for name, value in sorted(values.items())}
+        values.append(network.test_on_batch(*_as_targets(crops), return_dict=True))
+    held_out = {"images": 8 * recipe.batch_size} | _means(values)
     card = {
         "file": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -350,3 +352,7 @@ def _finish(
         f"normal or kind of abnormality {held_out['finding_accuracy']:.3f}."
     )
     return path
+
+
+def _means(values: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(float(np.mean([v[name] for v in values])), 4) for name in sorted(values[0])}
