@@ -131,10 +131,9 @@ def compare_features(
 
 def measure(arguments: argparse.Namespace) -> None:
     """Go through the data sets."""
-    starts = {
-        "none": {"weights": "none"},
-        "phantom": {"weights": arguments.phantom},
-    }
+    starts = {"none": {"weights": "none"}}
+    if arguments.phantom:
+        starts["phantom"] = {"weights": str(arguments.phantom.resolve())}
     if arguments.imagenet:
         path = str(arguments.imagenet.resolve())
         starts["ImageNet (MobileNet 0.25)"] = {
@@ -168,7 +167,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--fracatlas", type=Path, help="the folder FracAtlas")
     parser.add_argument("--imagenet", type=Path, help="MobileNet 0.25 without top, *.h5")
-    parser.add_argument("--phantom", default="phantom", help="other phantom weights, *.npz")
+    parser.add_argument("--phantom", type=Path, help="DenseNet121 of mura pretrain, *.npz")
     parser.add_argument("--images", type=int, default=1600, help="phantoms")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--extractor", default="tensorflow", choices=["tensorflow", "openvino"])

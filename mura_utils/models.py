@@ -28,9 +28,6 @@ from mura_utils.paths import atomic_write, data_dir, read_json
 FEATURES = "features"
 """Name of the layer whose output, (N, h, w, C), the head reads: the backbone's final map."""
 
-PHANTOM_WEIGHTS = Path(__file__).parent / "weights" / "densenet121_phantom.npz"
-"""DenseNet121 trained on phantoms by `mura_utils.pretraining`; its card is beside it."""
-
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "densenet121": keras.applications.DenseNet121,
     "densenet169": keras.applications.DenseNet169,
@@ -294,18 +291,14 @@ def _read_weights(backbone: keras.Model, path: Path) -> None:
 
 
 def weights_path(weights: str) -> Path:
-    """The file that `weights` names: phantom, absolute, or relative to the data folder.
+    """The file that `weights` names: absolute, or relative to the data folder.
 
     Raises:
         UserError: there is no such file.
     """
-    if weights == "phantom":
-        return PHANTOM_WEIGHTS
     path = data_dir() / Path(weights).expanduser()
     if not path.is_file():
-        raise UserError(
-            f"weights: {path} is no file; give phantom, imagenet, none, or a weights file."
-        )
+        raise UserError(f"weights: {path} is no file; give imagenet, none, or a weights file.")
     return path
 
 
