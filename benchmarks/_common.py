@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +19,15 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import joblib
+import keras
+import numpy as np
 import pandas as pd
 
+from mura_utils import features, training
+from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment
 from mura_utils.manifest import admit, scan
+from mura_utils.models import build_model
 from mura_utils.sources import open_source
 from mura_utils.sources.phantom import draw_phantoms
 
@@ -46,6 +53,14 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def run(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], object]) -> None:
+    """Measure what the command line asks for; a user's error ends in its sentence."""
+    try:
+        measure(parser.parse_args())
+    except UserError as error:
+        sys.exit(str(error))
+
+
 @contextmanager
 def workspace() -> Iterator[Path]:
     """A folder that is removed at the end, and holds the caches of `mura_utils` until then."""
@@ -67,6 +82,25 @@ def draw_manifest(folder: Path, images: int) -> tuple[Path, pd.DataFrame, list[s
     rows = listing.rows.sample(images, random_state=0, ignore_index=True)
     manifest = admit(scan(dataclasses.replace(listing, rows=rows), progress=False))
     return root, manifest, classes
+
+
+def train(
+    manifest: pd.DataFrame, pixels: np.ndarray, experiment: Experiment, folder: Path
+) -> tuple[keras.Model, training.Training]:
+    """Train as notebook 05 does; `pixels` go row for row with `manifest`.
+
+    Returns:
+        The model with the weights of its best epoch, and what `mura_utils.training.fit` returns.
+    """
+    classes = sorted(manifest["label"].unique())
+    model = build_model(experiment, classes)
+    stored = features.plan(model, manifest, experiment)
+    if stored.on:
+        features.extract(stored, pixels, experiment, progress=False)
+    task = training.make_task(model, pixels, manifest, classes, experiment, stored)
+    training.compile_task(task, experiment)
+    fitted = training.fit(model, task, experiment, folder / "model.keras", progress=False)
+    return model, fitted
 
 
 def alternate(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -12,21 +12,29 @@ pooled features, four folds by patient.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
-from _common import draw_manifest, machine, options, say, say_head, say_row, workspace
+from _common import (
+    draw_manifest,
+    machine,
+    options,
+    run,
+    say,
+    say_head,
+    say_row,
+    train,
+    workspace,
+)
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mura_utils import features, training
-from mura_utils.errors import UserError
+from mura_utils import features
 from mura_utils.evaluation import evaluate, predictions_frame
 from mura_utils.experiments import Experiment, load_experiment
 from mura_utils.generators import load_pixels, make_dataset
@@ -61,12 +69,7 @@ def train_and_test(
 ) -> dict:
     """Metrics of the test images after a training; `pixels` go row for row with `manifest`."""
     classes = sorted(manifest["label"].unique())
-    model = build_model(experiment, classes)
-    stored = features.plan(model, manifest, experiment)
-    features.extract(stored, pixels, experiment, progress=False)
-    task = training.make_task(model, pixels, manifest, classes, experiment, stored)
-    training.compile_task(task, experiment)
-    training.fit(model, task, experiment, folder / "model.keras", progress=False)
+    model, _ = train(manifest, pixels, experiment, folder)
     probabilities, _ = features.predict(model, pixels, manifest, experiment)
     held_out = manifest[manifest["split"] != "train"].reset_index(drop=True)
     predictions = predictions_frame(held_out, classes, probabilities)
@@ -90,10 +93,11 @@ def compare_trainings(
             for head, changes in _HEADS.items():
                 results = []
                 for seed in seeds:
-                    run = load_experiment("exp6_tuned", **common | start | changes | {"seed": seed})
+                    values = common | start | changes | {"seed": seed}
+                    experiment = load_experiment("exp6_tuned", **values)
                     chosen = pixels[part.index.to_numpy()]
                     rows_of_part = part.reset_index(drop=True)
-                    results.append(train_and_test(rows_of_part, chosen, run, folder))
+                    results.append(train_and_test(rows_of_part, chosen, experiment, folder))
                 cells = [f"{head}, {name}", f"{share:.0%}"]
                 for level, metric in _METRICS.values():
                     found = pd.DataFrame(result[level][metric] for result in results)
@@ -163,7 +167,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the command line; say what is missing in one sentence."""
+    """Read the command line."""
     parser = options(__doc__)
     parser.add_argument("--fracatlas", type=Path, help="the folder FracAtlas")
     parser.add_argument("--imagenet", type=Path, help="MobileNet 0.25 without top, *.h5")
@@ -172,10 +176,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--extractor", default="tensorflow", choices=["tensorflow", "openvino"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    try:
-        measure(parser.parse_args())
-    except UserError as error:
-        sys.exit(str(error))
+    run(parser, measure)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,15 @@ test images are not even decoded. All seeds share the stored views, as in any se
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _common import machine, options, say, say_head, say_row, workspace
+from _common import machine, options, run, say, say_head, say_row, train, workspace
 
-from mura_utils import features, training
-from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, load_experiment
 from mura_utils.generators import load_pixels
 from mura_utils.manifest import admit, scan
-from mura_utils.models import build_model
 from mura_utils.sources import open_source
 from mura_utils.splits import split
 
@@ -31,14 +27,7 @@ def best_accuracy(
     manifest: pd.DataFrame, pixels: np.ndarray, experiment: Experiment, folder: Path
 ) -> float:
     """Train one run; the validation accuracy of its best epoch, by validation loss."""
-    classes = sorted(manifest["label"].unique())
-    model = build_model(experiment, classes)
-    stored = features.plan(model, manifest, experiment)
-    if stored.on:
-        features.extract(stored, pixels, experiment, progress=False)
-    task = training.make_task(model, pixels, manifest, classes, experiment, stored)
-    training.compile_task(task, experiment)
-    fitted = training.fit(model, task, experiment, folder / "model.keras", progress=False)
+    _, fitted = train(manifest, pixels, experiment, folder)
     best = fitted.history.set_index("epoch").loc[fitted.best_epoch]
     say(
         f"seed {experiment.seed}, cache_features {experiment.cache_features}: "
@@ -71,8 +60,8 @@ def measure(arguments: argparse.Namespace) -> None:
         pixels = load_pixels(arguments.data, manifest, experiment.image_size, progress=False)
         for seed in seeds:
             for name, choice in _SIDES.items():
-                run = experiment.model_copy(update={"seed": seed, "cache_features": choice})
-                accuracies[name].append(best_accuracy(manifest, pixels, run, folder))
+                one = experiment.model_copy(update={"seed": seed, "cache_features": choice})
+                accuracies[name].append(best_accuracy(manifest, pixels, one, folder))
 
     table = pd.DataFrame(accuracies, index=seeds)
     say_head("validation accuracy, best epoch", *(f"seed {seed}" for seed in seeds), "mean", "SD")
@@ -88,17 +77,14 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the command line; say what is missing in one sentence."""
+    """Read the command line."""
     parser = options(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder FracAtlas")
     parser.add_argument(
         "--weights", type=Path, required=True, help="MobileNet 0.25, ImageNet, without top, *.h5"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    try:
-        measure(parser.parse_args())
-    except UserError as error:
-        sys.exit(str(error))
+    run(parser, measure)
 
 
 if __name__ == "__main__":
