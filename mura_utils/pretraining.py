@@ -29,10 +29,11 @@ import numpy as np
 from keras import layers
 from tqdm.auto import tqdm
 
+from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment
+from mura_utils.experiments import Experiment, validate_parameters
 from mura_utils.models import BACKBONES, build_backbone, save_weights
-from mura_utils.paths import atomic_write, write_json
+from mura_utils.paths import write_json
 from mura_utils.sources.phantom import BODY_PARTS
 from mura_utils.sources.phantom_arm import KINDS
 from mura_utils.sources.phantom_crops import CELL, Crops, draw_crops
@@ -40,11 +41,13 @@ from mura_utils.terminal import hide_bars
 
 STRIDES = (8, 16, 32)
 """Pixels a cell of the maps that learn where the abnormality is."""
-_STAGES = ((0.45, 3 / 7), (0.97, 4 / 7), (1.0, 1.0))
+_STAGES = ((0.70, 3 / 7), (0.965, 4 / 7), (1.0, 1.0))
 """Small to large: until which share of the images, crops of which share of `image_size`."""
-_PERIOD = 50  # steps a row of the curve
+_PLACES_WEIGHT = 10.0  # few cells are abnormal: their mean loss is small
+_PERIOD = 100  # steps a row of the curve
 _CHECKPOINT_SECONDS = 120
 _HELD_OUT = 2**32  # batches from this number on are never trained on
+_HELD_OUT_BATCHES = 16
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Recipe:
         image_size: side of a radiograph where the weights will be used, pixels.
         batch_size: crops a step, a multiple of 4.
         learning_rate: AdamW's highest: it rises for 2 % of the steps and falls to 0 over the last
-            30 %.
+            half.
         weight_decay: AdamW's.
         seed: of initialisation and phantoms.
     """
@@ -67,7 +70,7 @@ class Recipe:
     alpha: float = 1.0
     images: int = 80_000
     image_size: int = 224
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     seed: int = 0
@@ -89,6 +92,14 @@ class Recipe:
         if self.images < self.batch_size:
             raise UserError(f"images is {self.images}; give at least one batch, {self.batch_size}.")
 
+        _ = self.experiment
+
+    @property
+    def experiment(self) -> Experiment:
+        """The backbone's parameters as the models take them."""
+        values = {"backbone": self.backbone, "alpha": self.alpha, "weights": "none"}
+        return validate_parameters({**values, "scaling": "backbone"}, "mura pretrain")
+
     @property
     def steps(self) -> int:
         """Batches to train on."""
@@ -96,8 +107,12 @@ class Recipe:
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
-        rising, falling = 0.02 * self.steps, 0.3 * self.steps
+        rising, falling = 0.02 * self.steps, 0.5 * self.steps
         return self.learning_rate * min(1.0, (step + 1) / rising, (self.steps - step) / falling)
+
+    def variety(self, step: int) -> float:
+        """How varied the crops of a step are: easy to begin with, full in the second half."""
+        return min(1.0, 0.2 + 1.6 * step / self.steps)
 
     def crop_size(self, step: int) -> int:
         """Side of the crops of a step, pixels, a multiple of 32."""
@@ -132,10 +147,14 @@ def pretrain(
         The weights file; None if `minutes` were over before the end.
 
     Raises:
-        UserError: the checkpoint is damaged or of another recipe.
+        UserError: the folder cannot be made; the checkpoint is damaged or of another recipe.
     """
     began = saved = time.monotonic()
-    network = build_network(recipe)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} can be no folder ({error.strerror}): give another.") from None
+    network, backbone = build_network(recipe)
     checkpoint = _Checkpoint(folder / "checkpoint.npz", recipe, network)
     first = checkpoint.restore()
     if first:
@@ -160,21 +179,19 @@ def pretrain(
             if late:
                 report(f"{done * recipe.batch_size:,} of {recipe.images:,} crops: to be continued.")
                 return None
-    return _finish(recipe, network, checkpoint, folder, report)
+    return _finish(checkpoint, backbone, folder, report)
 
 
-def build_network(recipe: Recipe) -> keras.Model:
+def build_network(recipe: Recipe) -> tuple[keras.Model, keras.Model]:
     """The backbone and what it is trained with: from (N, S, S, 1) in 0-255, for any S.
 
     Returns:
-        A compiled model with the outputs `body_part` (N, 7) and `finding` (N, 5), probabilities,
-        and `places_8`, `places_16`, `places_32`: (N, S/8, S/8, 4) and so on, of each kind.
+        A compiled model, and the backbone in it. The model has the outputs `body_part` (N, 7) and
+        `finding` (N, 5), probabilities, and `places_8`, `places_16`, `places_32`: (N, S/8, S/8, 4)
+        and so on, of each kind.
     """
     keras.utils.set_random_seed(recipe.seed)
-    experiment = Experiment(
-        backbone=recipe.backbone, alpha=recipe.alpha, weights="none", scaling="backbone"
-    )
-    radiograph, backbone = build_backbone(experiment, size=None)
+    radiograph, backbone = build_backbone(recipe.experiment, size=None)
     maps, stride = {}, 1
     for layer in backbone.layers:
         stride *= getattr(layer, "strides", (1,))[0]
@@ -187,7 +204,13 @@ def build_network(recipe: Recipe) -> keras.Model:
     }
     for stride in STRIDES:
         name = f"places_{stride}"
-        outputs[name] = layers.Conv2D(len(KINDS), 1, activation="sigmoid", name=name)(maps[stride])
+        outputs[name] = layers.Conv2D(
+            len(KINDS),
+            1,
+            activation="sigmoid",
+            bias_initializer=keras.initializers.Constant(-4),  # few cells are abnormal
+            name=name,
+        )(maps[stride])
     network = keras.Model(radiograph, outputs, name=f"{recipe.backbone}_phantom")
     optimizer = keras.optimizers.AdamW(weight_decay=recipe.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
@@ -197,7 +220,7 @@ def build_network(recipe: Recipe) -> keras.Model:
             name: "binary_crossentropy" if "places" in name else "categorical_crossentropy"
             for name in outputs
         },
-        loss_weights={name: 3.0 if "places" in name else 1.0 for name in outputs},
+        loss_weights={name: _PLACES_WEIGHT if "places" in name else 1.0 for name in outputs},
         metrics={"body_part": ["accuracy"], "finding": ["accuracy"]},
         jit_compile=keras.backend.backend() == "jax",  # slower on a CPU under TensorFlow
     )
@@ -206,8 +229,7 @@ def build_network(recipe: Recipe) -> keras.Model:
 
         use_cpu_kernels(network)
         use_cpu_adam(optimizer)
-    network.backbone_weights = backbone.weights
-    return network
+    return network, backbone
 
 
 def _as_targets(crops: Crops) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -227,8 +249,8 @@ def _batches(recipe: Recipe, first: int, workers: int) -> Iterator[Iterator[Crop
 
     def orders() -> Iterator[tuple[int, ...]]:
         for step in range(first, recipe.steps):
-            size = recipe.crop_size(step)
-            yield recipe.seed, step, recipe.batch_size, size, recipe.image_size
+            size, variety = recipe.crop_size(step), recipe.variety(step)
+            yield recipe.seed, step, recipe.batch_size, size, recipe.image_size, variety
 
     def in_order() -> Iterator[Crops]:
         waiting = deque()
@@ -271,12 +293,7 @@ class _Checkpoint:
         """Steps that were done; 0 if there is no checkpoint."""
         if not self.path.is_file():
             return 0
-        try:
-            with np.load(self.path) as stored:
-                record = json.loads(str(stored["record"]))
-                arrays = [stored[f"v{index}"] for index in range(len(stored.files) - 1)]
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{self.path} is damaged ({error}): remove it to begin anew.") from None
+        arrays, record = read_checkpoint(self.path)
         asked, given = asdict(self.recipe), record["recipe"]
         for name in asked:
             grows = name == "images" and asked[name] >= given[name]
@@ -288,6 +305,7 @@ class _Checkpoint:
         for variable, array in zip(self._variables(), arrays, strict=True):
             variable.assign(array)
         self.curve, self.earlier = record["curve"], record["seconds"]
+        self.seconds = self.earlier
         return record["steps"]
 
     def count(self, values: dict[str, Any]) -> None:
@@ -305,37 +323,32 @@ class _Checkpoint:
     def save(self, steps: int, seconds: float) -> None:
         """Write the state, atomically; `seconds` are those of this call."""
         self.seconds = self.earlier + seconds
-        record = {
-            "recipe": asdict(self.recipe),
-            "steps": steps,
-            "seconds": self.seconds,
-            "curve": self.curve,
-        }
-        arrays = {f"v{i}": np.asarray(value) for i, value in enumerate(self._variables())}
-        with atomic_write(self.path) as temporary:
-            np.savez(temporary, record=json.dumps(record), **arrays)
+        write_checkpoint(
+            self.path,
+            to_numpy(self._variables()),
+            recipe=asdict(self.recipe),
+            steps=steps,
+            seconds=self.seconds,
+            curve=self.curve,
+        )
 
     def _variables(self) -> list[keras.Variable]:
         return [*self.network.weights, *self.network.optimizer.variables]
 
 
 def _finish(
-    recipe: Recipe,
-    network: keras.Model,
-    checkpoint: _Checkpoint,
-    folder: Path,
-    report: Callable[[str], Any],
+    checkpoint: _Checkpoint, backbone: keras.Model, folder: Path, report: Callable[[str], Any]
 ) -> Path:
     """Write the weights as float16, measure what these know, and write the card."""
+    recipe, network = checkpoint.recipe, checkpoint.network
     path = folder / f"{recipe.backbone}_phantom.npz"
-    save_weights(network.backbone_weights, path)
-    for weight in network.backbone_weights:
-        weight.assign(np.asarray(weight).astype(np.float16))
+    save_weights(backbone.weights, path)
+    backbone.set_weights([array.astype(np.float16) for array in backbone.get_weights()])
     values, size = [], recipe.image_size
-    for number in range(8):
+    for number in range(_HELD_OUT_BATCHES):
         crops = draw_crops(recipe.seed, _HELD_OUT + number, recipe.batch_size, size, size)
         values.append(network.test_on_batch(*_as_targets(crops), return_dict=True))
-    held_out = {"images": 8 * recipe.batch_size} | _means(values)
+    held_out = {"images": _HELD_OUT_BATCHES * recipe.batch_size} | _means(values)
     card = {
         "file": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tqdm.keras import TqdmCallback
 
 from mura_utils import features
+from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
 from mura_utils.cpu_kernels import use_cpu_adam, use_cpu_kernels
 from mura_utils.experiments import Experiment, owner
 from mura_utils.generators import Augmentation, make_dataset
@@ -334,8 +335,8 @@ class _Checkpoint(keras.callbacks.Callback):
         self._stopped = False
         self._arrays: list[np.ndarray] = []
         self._best_weights: list[np.ndarray] = []  # of an epoch that is not on disk
-        self._written = time.monotonic()
         self._read()
+        self._written = self.seconds
 
     @property
     def finished(self) -> bool:
@@ -345,9 +346,7 @@ class _Checkpoint(keras.callbacks.Callback):
     def _read(self) -> None:
         path = self._folder / "state.npz"
         if path.is_file():
-            with np.load(path) as stored:
-                record = json.loads(str(stored["record"]))
-                arrays = [stored[f"v{index}"] for index in range(len(stored.files) - 1)]
+            arrays, record = read_checkpoint(path)
             if record["key"] == self._key:
                 self.rows, self.best_epoch = record["rows"], record["best_epoch"]
                 self.seconds, self._stopped = record["seconds"], record["stopped"]
@@ -376,26 +375,26 @@ class _Checkpoint(keras.callbacks.Callback):
         losses = np.nan_to_num([row["val_loss"] for row in self.rows], nan=np.inf)
         previous, self.best_epoch = self.best_epoch, 1 + int(np.argmin(losses))
         if self.best_epoch != previous:
-            self._best_weights = _to_numpy(self._network.weights)
+            self._best_weights = to_numpy(self._network.weights)
         self.seconds = time.perf_counter() - self._began
-        if time.monotonic() - self._written >= _CHECKPOINT_SECONDS:
+        if self.seconds - self._written >= _CHECKPOINT_SECONDS:
             self._save()
-            self._written = time.monotonic()
+            self._written = self.seconds
 
     def _save(self) -> None:
         best = self._best(self.best_epoch)
         if self._best_weights:
-            self._write(best, self._best_weights)
+            write_checkpoint(best, self._best_weights)
             self._best_weights = []
-        record = {
-            "key": self._key,
-            "rows": self.rows,
-            "best_epoch": self.best_epoch,
-            "seconds": self.seconds,
-            "stopped": bool(self.model.stop_training),
-        }
-        state = _to_numpy(self._variables())
-        self._write(self._folder / "state.npz", state, record=json.dumps(record))
+        write_checkpoint(
+            self._folder / "state.npz",
+            to_numpy(self._variables()),
+            key=self._key,
+            rows=self.rows,
+            best_epoch=self.best_epoch,
+            seconds=self.seconds,
+            stopped=bool(self.model.stop_training),
+        )
         for path in self._folder.glob("best-*.npz"):
             if path != best:
                 path.unlink()
@@ -404,8 +403,7 @@ class _Checkpoint(keras.callbacks.Callback):
         """Give the network the weights of the best epoch."""
         weights = self._best_weights
         if not weights:
-            with np.load(self._best(self.best_epoch)) as stored:
-                weights = [stored[f"v{index}"] for index in range(len(stored.files))]
+            weights, _ = read_checkpoint(self._best(self.best_epoch))
         self._network.set_weights(weights)
 
     def discard(self) -> None:
@@ -420,16 +418,6 @@ class _Checkpoint(keras.callbacks.Callback):
         counters = {id(variable) for variable in self._network.metrics_variables}
         own = [v for v in self._network.variables if id(v) not in counters]
         return own + self._network.optimizer.variables
-
-    @staticmethod
-    def _write(path: Path, arrays: Sequence[np.ndarray], **more: str) -> None:
-        with atomic_write(path) as temporary:
-            np.savez(temporary, **{f"v{index}": a for index, a in enumerate(arrays)}, **more)
-
-
-def _to_numpy(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    # Copies: what Keras gives may be the variable's own memory, which training goes on to change.
-    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
 def _checkpoint_key(task: Task, experiment: Experiment) -> str:

@@ -105,12 +105,20 @@ def test_the_card_says_what_the_weights_are(trained):
     assert "weights=" in said[-2] and "new phantoms" in said[-1]
 
 
+def test_a_second_call_after_the_end_changes_nothing(trained):
+    names = ("mobilenet_phantom.npz", "mobilenet_phantom.json")
+    before = [(trained[0] / name).read_bytes() for name in names]
+    pretrain(recipe(), trained[0], report=lambda line: None)
+    assert [(trained[0] / name).read_bytes() for name in names] == before
+
+
 def test_crops_grow_and_the_rate_rises_and_falls():
     long = Recipe(images=32_000)
     sizes = [long.crop_size(step) for step in range(long.steps)]
     assert sizes == sorted(sizes) and set(sizes) == {96, 128, 224}
     rates = [long.rate(step) for step in range(long.steps)]
-    assert rates[0] < rates[20] == max(rates) == 1e-3 and 0 < rates[-1] < 1e-5
+    assert rates[0] < rates[40] == max(rates) == 1e-3 and 0 < rates[-1] < 1e-5
+    assert long.variety(0) == 0.2 and long.variety(long.steps // 2) == 1.0
 
 
 def test_the_weights_serve_an_experiment(trained, tmp_path):
@@ -133,11 +141,14 @@ def test_the_weights_serve_an_experiment(trained, tmp_path):
     np.testing.assert_allclose(load_model(tmp_path / "model.keras")(grey), model(grey), rtol=1e-5)
 
 
-def test_learning_reduces_the_loss(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "_PERIOD", 10)
-    pretrain(recipe(images=320), tmp_path, report=lambda line: None)
-    losses = [row["loss"] for row in read_json(tmp_path / "mobilenet_phantom.json")["curve"]]
-    assert losses[-1] < 0.7 * losses[0]
+def test_every_target_can_be_learned():
+    network, _ = pretraining.build_network(recipe())
+    batch = pretraining._as_targets(draw_crops(0, 0, 16, 64, 64, variety=0.2))
+    values = [network.train_on_batch(*batch, return_dict=True) for _ in range(150)]
+    losses = [name for name in values[0] if name.endswith("_loss")]
+    assert len(losses) == 5
+    for name in losses:
+        assert values[-1][name] < 0.6 * values[0][name], name
 
 
 # --- what a user can get wrong --------------------------------------------------------------------
@@ -149,6 +160,7 @@ def test_learning_reduces_the_loss(tmp_path, monkeypatch):
         ({"batch_size": 6}, "batch_size is 6; give a multiple of 4"),
         ({"image_size": 100}, "image_size is 100; give a multiple of 32"),
         ({"images": 7}, "images is 7; give at least one batch, 8"),
+        ({"alpha": 0.0}, r"mura pretrain: alpha = 0\.0: input should be greater than 0"),
         ({"backbone": "resnet"}, "backbone is 'resnet'; give one of: densenet121"),
     ],
 )
@@ -167,10 +179,20 @@ def test_a_checkpoint_of_another_recipe_is_kept_and_named(trained):
     assert (folder / "checkpoint.npz").read_bytes() == before
 
 
-def test_a_damaged_checkpoint_is_one_sentence(tmp_path):
-    (tmp_path / "checkpoint.npz").write_bytes(b"PK nothing")
+@pytest.mark.parametrize("length", [10, 3000])
+def test_a_damaged_checkpoint_is_one_sentence(trained, tmp_path, length):
+    whole = (trained[0] / "checkpoint.npz").read_bytes()
+    (tmp_path / "checkpoint.npz").write_bytes(whole[:length])
     with pytest.raises(UserError, match=r"checkpoint\.npz is damaged .* remove it"):
         pretrain(recipe(), tmp_path)
+    assert (tmp_path / "checkpoint.npz").read_bytes() == whole[:length]
+
+
+def test_a_folder_that_is_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"file can be no folder .* give another"):
+        pretrain(recipe(), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def weights(trained, tmp_path, change):

@@ -19,6 +19,7 @@ import pytest
 import tensorflow as tf
 
 from mura_utils import features, training
+from mura_utils.errors import UserError
 from mura_utils.experiments import load_experiment, validate_parameters
 from mura_utils.models import build_model, load_model
 
@@ -493,6 +494,14 @@ def test_a_checkpoint_of_other_parameters_is_discarded_with_a_word(tmp_path, che
     fresh = train(tmp_path / "fresh", experiment(epochs=3, learning_rate=0.02))
     assert capsys.readouterr().out == ""
     assert_same(again, fresh)
+
+
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path, checkpoint):
+    shutil.copytree(checkpoint, tmp_path / ".checkpoint")
+    path = tmp_path / ".checkpoint" / "state.npz"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"state\.npz is damaged .* remove it to begin anew"):
+        train(tmp_path, experiment(epochs=3))
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,14 @@ class Crops(NamedTuple):
     places: np.ndarray
 
 
-def draw_crops(seed: int, number: int, count: int, size: int, whole: int) -> Crops:
+def draw_crops(
+    seed: int, number: int, count: int, size: int, whole: int, variety: float = 1.0
+) -> Crops:
     """Draw one batch; it depends on the arguments alone.
 
-    Half of the crops are normal. The scale varies from the whole radiograph in one crop to 1.25
-    times the radiograph at `whole` pixels; pose, aspect and exposure vary more than in a set of
-    phantoms.
+    Half of the crops are normal; half show the whole radiograph, the others come closer to the
+    finding, up to 1.25 times the radiograph at `whole` pixels. At full variety, pose, aspect and
+    exposure vary more than in a set of phantoms.
 
     Args:
         seed: of the sequence of batches.
@@ -52,23 +54,32 @@ def draw_crops(seed: int, number: int, count: int, size: int, whole: int) -> Cro
         count: crops, a multiple of 4.
         size: side of a crop, pixels, a multiple of 32.
         whole: side of a whole radiograph where the network will be used, pixels.
+        variety: of pose, aspect and exposure, from 0, the phantoms' own, to 1.
     """
     rng = np.random.default_rng([_STREAM, seed, number])
     crops = []
     for _ in range(count // _CROPS_A_PAIR):
         part, kind = rng.integers(len(BODY_PARTS)), rng.integers(len(KINDS))
-        yaw = rng.choice(WINDOWS[BODY_PARTS[part]].yaws) + rng.normal(0, 8)
+        yaw = rng.choice(WINDOWS[BODY_PARTS[part]].yaws) + variety * rng.normal(0, 8)
         normal, abnormal, mask = draw_pair(rng, BODY_PARTS[part], KINDS[kind], yaw)
-        for at_finding in (True, False):
-            window = _draw_window(mask, at_finding, size, whole, rng)
+        for close in (False, True):
+            window = _draw_window(mask, close, size, whole, variety, rng)
             seen, visible = window.cut_mask(mask)
+            exposure = int(rng.integers(2**32))
             for image, share in ((normal, 0.0), (abnormal, visible)):
                 findings = np.zeros(1 + len(KINDS), np.float32)
                 findings[[0, 1 + kind]] = 1 - share, share
                 places = np.zeros((*seen.shape, len(KINDS)), np.float32)
                 places[..., kind] = seen if share else 0
-                pixels = _vary_exposure(window.cut(image), rng)
-                crops.append((pixels[..., None], np.eye(7, dtype="f4")[part], findings, places))
+                pixels = _vary_exposure(window.cut(image), variety, np.random.default_rng(exposure))
+                crops.append(
+                    (
+                        pixels[..., None],
+                        np.eye(len(BODY_PARTS), dtype=np.float32)[part],
+                        findings,
+                        places,
+                    )
+                )
     return Crops(*(np.stack(arrays) for arrays in zip(*crops, strict=True)))
 
 
@@ -101,24 +112,29 @@ class _Window(NamedTuple):
 
 
 def _draw_window(
-    mask: np.ndarray, at_finding: bool, size: int, whole: int, rng: np.random.Generator
+    mask: np.ndarray,
+    close: bool,
+    size: int,
+    whole: int,
+    variety: float,
+    rng: np.random.Generator,
 ) -> _Window:
-    largest = max(1.25 * whole, size)
-    scale = size * (largest / size) ** rng.random()
-    width, height = np.maximum(scale * np.exp(rng.normal(0, 0.1, 2)), size / 2)
-    if at_finding:
+    closest = max(1.25 * whole / size, 1.0) if close else 1.0
+    scale = size * closest ** rng.random()
+    width, height = scale * np.exp(variety * rng.normal(0, 0.1, 2))
+    if close:
         rows, cols = np.nonzero(mask)
         chosen = rng.integers(len(rows))
         x = (cols[chosen] + 0.5) / mask.shape[1] * width + rng.normal(0, size / 5)
         y = (rows[chosen] + 0.5) / mask.shape[0] * height + rng.normal(0, size / 5)
     else:
-        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        x, y = width / 2, height / 2
     x, y = (
         np.clip(place, size / 2, side - size / 2) if side > size else side / 2
         for place, side in ((x, width), (y, height))
     )
-    angle = rng.normal(0, np.radians(15))
-    if rng.random() < 0.2:
+    angle = variety * rng.normal(0, np.radians(15))
+    if rng.random() < variety * 0.2:
         angle += np.pi / 2 * rng.integers(1, 4)
     mirror, cosine, sine = rng.choice([-1, 1]), np.cos(angle), np.sin(angle)
     a, b, d, e = cosine * mirror, -sine, sine * mirror, cosine
@@ -127,13 +143,13 @@ def _draw_window(
     return _Window(size, (round(width), round(height)), affine)
 
 
-def _vary_exposure(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _vary_exposure(crop: np.ndarray, variety: float, rng: np.random.Generator) -> np.ndarray:
     """Gamma, contrast, brightness, inversion, blur and noise, beyond the phantoms' own; uint8."""
-    film = (crop / 255) ** np.exp(rng.normal(0, 0.3))
-    film = film * np.exp(rng.normal(0, 0.2)) + rng.normal(0, 0.05)
-    if rng.random() < 0.1:
+    film = (crop / 255) ** np.exp(variety * rng.normal(0, 0.3))
+    film = film * np.exp(variety * rng.normal(0, 0.2)) + variety * rng.normal(0, 0.05)
+    if rng.random() < variety * 0.1:
         film = 1 - film
-    if rng.random() < 0.3:
+    if rng.random() < variety * 0.3:
         film = ndimage.gaussian_filter(film, rng.uniform(0.3, 1.0))
-    noise = rng.standard_normal(film.shape, np.float32) * rng.uniform(0, 0.03)
+    noise = rng.standard_normal(film.shape, np.float32) * variety * rng.uniform(0, 0.03)
     return np.clip(255 * (film + noise), 0, 255).astype(np.uint8)
