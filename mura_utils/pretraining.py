@@ -41,7 +41,7 @@ from mura_utils.terminal import hide_bars
 
 STRIDES = (8, 16, 32)
 """Pixels a cell of the maps that learn where the abnormality is."""
-_STAGES = ((0.70, 3 / 7), (0.965, 4 / 7), (1.0, 1.0))
+_STAGES = ((0.75, 3 / 7), (0.90, 4 / 7), (1.0, 1.0))
 """Small to large: until which share of the images, crops of which share of `image_size`."""
 _PLACES_WEIGHT = 10.0  # few cells are abnormal: their mean loss is small
 _PERIOD = 100  # steps a row of the curve
@@ -111,8 +111,8 @@ class Recipe:
         return self.learning_rate * min(1.0, (step + 1) / rising, (self.steps - step) / falling)
 
     def variety(self, step: int) -> float:
-        """How varied the crops of a step are: easy to begin with, full in the second half."""
-        return min(1.0, 0.2 + 1.6 * step / self.steps)
+        """How varied the crops of a step are: easy to begin with, full in the last third."""
+        return min(1.0, 0.2 + 1.2 * step / self.steps)
 
     def crop_size(self, step: int) -> int:
         """Side of the crops of a step, pixels, a multiple of 32."""

@@ -75,10 +75,10 @@ def draw_radiograph(
     return take_radiograph(study, yaw, rng)
 
 
-def draw_pair(
-    rng: np.random.Generator, body_part: str, kind: str, yaw: float = 0.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw a radiograph with an abnormality, and the same one as it would be without.
+def draw_case(
+    rng: np.random.Generator, body_part: str, kind: str, abnormal: bool, yaw: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a radiograph with an abnormality, or the same one as it would be without.
 
     Person, pose, framing, exposure and grain are equal, so that the abnormality is the difference.
 
@@ -86,23 +86,26 @@ def draw_pair(
         rng: the only source of chance.
         body_part: one of `BODY_PARTS`.
         kind: the abnormality, one of `KINDS`.
+        abnormal: whether it is there.
         yaw: as for `draw_radiograph`.
 
     Returns:
-        The normal and the abnormal image, uint8 (H, W), longest side 512; and the mask of the
-        abnormality, bool (H, W).
+        The image, uint8 (H, W), longest side 512; and the mask, bool (H, W), of the abnormality, or
+        of about the place where it would be.
     """
     arm, left = draw_arm(rng), bool(rng.random() < 0.5)
     anatomy, exposure = rng.integers(2**32, size=2)
-    normal, abnormal = (
-        _examine(arm, body_part, finding, left, np.random.default_rng(anatomy))
-        for finding in (None, kind)
-    )
-    # What marks the finding is centred in the film (`take_radiograph`), here in both.
-    marks = [part for part in abnormal.parts if part.role in ("mark", "metal")]
-    normal.parts.extend(replace(part, role="mark") for part in marks)
-    image, _ = take_radiograph(normal, yaw, np.random.default_rng(exposure))
-    return image, *take_radiograph(abnormal, yaw, np.random.default_rng(exposure))
+
+    def examine(finding: str | None) -> Study:
+        return _examine(arm, body_part, finding, left, np.random.default_rng(anatomy))
+
+    study = examine(kind)
+    if not abnormal:
+        # What marks the finding is centred in the film (`take_radiograph`), here without it too.
+        marks = [part for part in study.parts if part.role in ("mark", "metal")]
+        study = examine(None)
+        study.parts.extend(replace(part, role="mark") for part in marks)
+    return take_radiograph(study, yaw, np.random.default_rng(exposure))
 
 
 class _Order(NamedTuple):

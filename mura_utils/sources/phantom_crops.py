@@ -1,8 +1,8 @@
 """Crops of endless phantoms with dense targets, to pre-train on (`mura_utils.pretraining`).
 
-Each phantom is drawn twice, with and without its abnormality, and both are cropped in the same
-places: what tells them apart is the abnormality and nothing else. Needs NumPy and Pillow, no deep
-learning library, so that worker processes start quickly.
+An abnormal crop and a normal one are drawn and chosen alike: what tells them apart is the
+abnormality and nothing else. Needs NumPy and Pillow, no deep learning library, so that worker
+processes start quickly.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from mura_utils.sources.phantom import BODY_PARTS, draw_pair
+from mura_utils.sources.phantom import BODY_PARTS, draw_case
 from mura_utils.sources.phantom_arm import KINDS, WINDOWS
 
 CELL = 8
 """Side of a cell of the dense targets, pixels."""
-_CROPS_A_PAIR = 4
 _STREAM = 0x70726574  # "pret": seeds of crops are never those of a set of phantoms
 
 
@@ -44,9 +43,10 @@ def draw_crops(
 ) -> Crops:
     """Draw one batch; it depends on the arguments alone.
 
-    Half of the crops are normal; half show the whole radiograph, the others come closer to the
-    finding, up to 1.25 times the radiograph at `whole` pixels. At full variety, pose, aspect and
-    exposure vary more than in a set of phantoms.
+    Every crop has a phantom of its own. Half of the crops are normal; half show the whole
+    radiograph, the others are taken around the finding, or where it would be, from the radiograph
+    at 0.75 to 1.25 times `whole` pixels. At full variety, pose, aspect and exposure vary more than
+    in a set of phantoms.
 
     Args:
         seed: of the sequence of batches.
@@ -58,29 +58,21 @@ def draw_crops(
     """
     rng = np.random.default_rng([_STREAM, seed, number])
     crops = []
-    for _ in range(count // _CROPS_A_PAIR):
+    for index in range(count):
+        abnormal, close = bool(index % 2), bool(index // 2 % 2)
         part, kind = rng.integers(len(BODY_PARTS)), rng.integers(len(KINDS))
         yaw = rng.choice(WINDOWS[BODY_PARTS[part]].yaws) + variety * rng.normal(0, 8)
-        normal, abnormal, mask = draw_pair(rng, BODY_PARTS[part], KINDS[kind], yaw)
-        for close in (False, True):
-            window = _draw_window(mask, close, size, whole, variety, rng)
-            seen, visible = window.cut_mask(mask)
-            exposure = int(rng.integers(2**32))
-            for image, share in ((normal, 0.0), (abnormal, visible)):
-                findings = np.zeros(1 + len(KINDS), np.float32)
-                findings[[0, 1 + kind]] = 1 - share, share
-                places = np.zeros((*seen.shape, len(KINDS)), np.float32)
-                places[..., kind] = seen if share else 0
-                pixels = _vary_exposure(window.cut(image), variety, np.random.default_rng(exposure))
-                crops.append(
-                    (
-                        pixels[..., None],
-                        np.eye(len(BODY_PARTS), dtype=np.float32)[part],
-                        findings,
-                        places,
-                    )
-                )
-    return Crops(*(np.stack(arrays) for arrays in zip(*crops, strict=True)))
+        image, mask = draw_case(rng, BODY_PARTS[part], KINDS[kind], abnormal, yaw)
+        window = _draw_window(mask, close, size, whole, variety, rng)
+        covered, visible = window.cut_mask(mask)
+        findings = np.zeros(1 + len(KINDS), np.float32)
+        findings[[0, 1 + kind]] = (1 - visible, visible) if abnormal else (1, 0)
+        places = np.zeros((*covered.shape, len(KINDS)), np.float32)
+        places[..., kind] = abnormal * covered
+        pixels = _vary_exposure(window.cut(image), variety, rng)
+        crops.append((pixels[..., None], np.eye(len(BODY_PARTS))[part], findings, places))
+    images, parts, *targets = (np.stack(arrays) for arrays in zip(*crops, strict=True))
+    return Crops(images, parts.astype(np.float32), *targets)
 
 
 class _Window(NamedTuple):
@@ -119,8 +111,7 @@ def _draw_window(
     variety: float,
     rng: np.random.Generator,
 ) -> _Window:
-    closest = max(1.25 * whole / size, 1.0) if close else 1.0
-    scale = size * closest ** rng.random()
+    scale = max(whole * rng.uniform(0.75, 1.25), size) if close else size
     width, height = scale * np.exp(variety * rng.normal(0, 0.1, 2))
     if close:
         rows, cols = np.nonzero(mask)
