@@ -164,10 +164,7 @@ def evaluate(
     predicted = pd.Index(classes).get_indexer(predictions["predicted"])
     probabilities = predictions[[f"p:{label}" for label in classes]].to_numpy(float)
 
-    patients = pd.Index(predictions["patient"].unique())
-    draws = np.random.default_rng(seed).multinomial(
-        len(patients), np.full(len(patients), 1 / len(patients)), size=bootstrap
-    )
+    patients, draws = _draw_patients(predictions["patient"], bootstrap, seed)
 
     def with_intervals(measure: Measure, rows: pd.DataFrame) -> dict[str, dict]:
         return _with_intervals(measure, draws, patients.get_indexer(rows["patient"]))
@@ -203,6 +200,29 @@ def evaluate(
         "threshold": threshold,
         "bootstrap": {"unit": "patient", "resamples": bootstrap, "seed": seed, "level": 0.95},
     }
+
+
+def evaluate_abnormality(
+    abnormality: pd.Series,
+    p: np.ndarray,
+    patients: pd.Series,
+    threshold: float = 0.5,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict]:
+    """The metrics ``binary_image`` of `evaluate`, for anything that gives P(abnormal).
+
+    Args:
+        abnormality: Normal or Abnormal, one an image.
+        p: (N,) probability of abnormal, or any score that grows with it.
+        patients: whose image it is.
+        threshold: abnormal is `p` above it.
+        bootstrap: resamples of the patients.
+        seed: of the resampling.
+    """
+    known, draws = _draw_patients(patients, bootstrap, seed)
+    measure = _binary_measure(abnormality, pd.Series(p), threshold)
+    return _with_intervals(measure, draws, known.get_indexer(patients))
 
 
 def metrics_table(metrics: dict[str, Any]) -> pd.DataFrame:
@@ -359,6 +379,13 @@ def _auroc(true: np.ndarray, p: np.ndarray, weights: Weights) -> np.ndarray:
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, undefined: float = np.nan) -> np.ndarray:
     out = np.full(numerator.shape, undefined, float)
     return np.divide(numerator, denominator, out=out, where=denominator != 0)
+
+
+def _draw_patients(patients: pd.Series, count: int, seed: int) -> tuple[pd.Index, np.ndarray]:
+    """The patients, and how often each of `count` resamples drew each of them."""
+    known = pd.Index(patients.unique())
+    shares = np.full(len(known), 1 / len(known))
+    return known, np.random.default_rng(seed).multinomial(len(known), shares, size=count)
 
 
 def _with_intervals(measure: Measure, draws: np.ndarray, patient_of: np.ndarray) -> dict[str, dict]:

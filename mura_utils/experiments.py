@@ -53,7 +53,7 @@ class Experiment(BaseModel):
     )
     data_dir: str = _parameter("phantom", "01", "the data set's folder: absolute, or in data/")
     phantom_patients: int = _parameter(
-        480, "01", "patients to draw when the source is phantom", ge=30
+        400, "01", "patients to draw when the source is phantom", ge=30
     )
     phantom_seed: int = _parameter(0, "01", "seed of the phantoms", ge=0)
     read_pixels: bool = _parameter(True, "01", "open every file; false lists the files only")
@@ -70,7 +70,7 @@ class Experiment(BaseModel):
     )
     split_seed: int = _parameter(0, "03", "seed of the split", ge=0)
 
-    image_size: int = _parameter(128, "04", "side of the model's square input, pixels", ge=32)
+    image_size: int = _parameter(224, "04", "side of the model's square input, pixels", ge=32)
     rotation_range: float = _parameter(10.0, "04", "largest rotation, degrees", ge=0)
     width_shift_range: float = _parameter(0.05, "04", "largest shift, share of the width", ge=0)
     height_shift_range: float = _parameter(0.05, "04", "largest shift, share of the height", ge=0)
@@ -84,21 +84,23 @@ class Experiment(BaseModel):
 
     seed: int = _parameter(0, "05", "seed of initialisation, order and augmentation", ge=0)
     backbone: Literal["densenet121", "densenet169", "mobilenet"] = _parameter(
-        "mobilenet", "05", "network of keras.applications without its top"
+        "densenet121", "05", "network of keras.applications without its top"
     )
-    alpha: float = _parameter(0.25, "05", "width multiplier of mobilenet", gt=0)
-    weights: str = _parameter("none", "05", "imagenet, none, or the path of a weights file")
+    alpha: float = _parameter(1.0, "05", "width multiplier of mobilenet", gt=0)
+    weights: str = _parameter(
+        "phantom", "05", "phantom, imagenet, none, or the path of a weights file"
+    )
     scaling: Literal["unit", "backbone"] = _parameter(
         "backbone", "05", "unit: [0, 1] as in the report; backbone: as its ImageNet weights expect"
     )
     unfreeze: int | Literal["all"] = _parameter(
-        "all", "05", "trainable convolutions of the backbone, counted from its end, or all"
+        5, "05", "trainable convolutions of the backbone, counted from its end, or all"
     )
     head: Literal["dense", "attention"] = _parameter("attention", "05", "exp1-4, or exp5-6")
     squeeze_excite: bool = _parameter(True, "05", "channel attention before the attention heads")
     dense_units: list[int] = _parameter([1024], "05", "dense layers of the head dense")
     dropout: list[float] = _parameter(
-        [0.1, 0.2, 0.2, 0.2, 0.2], "05", "rates: one for the head dense, five for attention"
+        [0.2, 0.4, 0.4, 0.4, 0.4], "05", "rates: one for the head dense, five for attention"
     )
     l1: float = _parameter(0.0, "05", "L1 factor on dense kernels", ge=0)
     l2: float = _parameter(0.0001, "05", "L2 factor on dense kernels", ge=0)
@@ -107,8 +109,8 @@ class Experiment(BaseModel):
     )
     augment: bool = _parameter(True, "05", "augment the training images")
     batch_size: int = _parameter(32, "05", "images a step", ge=1)
-    epochs: int = _parameter(40, "05", "epochs at most", ge=1)
-    learning_rate: float = _parameter(3e-3, "05", "Adam's initial learning rate", gt=0)
+    epochs: int = _parameter(20, "05", "epochs at most", ge=1)
+    learning_rate: float = _parameter(3e-4, "05", "Adam's initial learning rate", gt=0)
     early_stopping_patience: int = _parameter(
         10, "05", "epochs without a better validation loss before training stops", ge=1
     )
@@ -132,7 +134,7 @@ class Experiment(BaseModel):
     cache_features: Literal["auto", "on", "off"] = _parameter(
         "auto", "05", "compute the frozen part once and train on its stored activations"
     )
-    views: int = _parameter(8, "05", "augmented views of a training image to store", ge=1)
+    views: int = _parameter(2, "05", "augmented views of a training image to store", ge=1)
     view_seed: int = _parameter(0, "05", "seed of those views; runs of all seeds share them", ge=0)
     extractor: Literal["tensorflow", "openvino"] = _parameter(
         "tensorflow", "05", "what computes the activations to store"

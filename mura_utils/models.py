@@ -34,6 +34,9 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "mobilenet": keras.applications.MobileNet,
 }
 
+PHANTOM_WEIGHTS = Path(__file__).parent / "weights" / "densenet121_phantom.npz"
+"""What `mura pretrain` learned from phantoms, with its card; ``weights: phantom`` names it."""
+
 # Grey values 0-255 to what the ImageNet weights were trained on (keras.applications:
 # imagenet_utils.preprocess_input, modes "torch" and "tf").
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -291,14 +294,18 @@ def _read_weights(backbone: keras.Model, path: Path) -> None:
 
 
 def weights_path(weights: str) -> Path:
-    """The file that `weights` names: absolute, or relative to the data folder.
+    """The file that `weights` names: ``phantom``, or a path, which may start in the data folder.
 
     Raises:
         UserError: there is no such file.
     """
+    if weights == "phantom":
+        return PHANTOM_WEIGHTS
     path = data_dir() / Path(weights).expanduser()
     if not path.is_file():
-        raise UserError(f"weights: {path} is no file; give imagenet, none, or a weights file.")
+        raise UserError(
+            f"weights: {path} is no file; give phantom, imagenet, none, or a weights file."
+        )
     return path
 
 

@@ -950,6 +950,39 @@ def heatmap_rows(
 
 
 @_styled
+def heatmap_grid(
+    images: Sequence[np.ndarray],
+    heatmaps: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray | None],
+    titles: Sequence[str],
+) -> Figure:
+    """Many radiographs under one kind of heat-map.
+
+    Args:
+        images: n arrays (H, W), 0..255.
+        heatmaps: n maps (h, w) in [0, 1].
+        masks: n arrays (H, W) bool, outlined, or None.
+        titles: n texts, one above each.
+    """
+    columns = min(len(images), 6)
+    rows = -(-len(images) // columns)
+    fig = _figure(0.2 + 1.65 * rows)
+    axes = _panels(fig, rows, columns)
+    for ax, image, heat, mask, title in zip(axes, images, heatmaps, masks, titles, strict=False):
+        _radiograph(ax, overlay(image, heat), title)
+        if mask is not None:
+            ax.contour(mask, levels=[0.5], colors="#56B4E9", linewidths=1.2)
+    for ax in axes[len(images) :]:
+        ax.set_axis_off()
+    outlined = sum(mask is not None for mask in masks)
+    return _described(
+        fig,
+        f"{_count(len(images), 'radiograph')} under their heat-maps: {', '.join(titles)};",
+        f"{outlined} with the true region outlined.",
+    )
+
+
+@_styled
 def score_strip(frame: pd.DataFrame, chance: float | None = None) -> Figure:
     """Heat-map scores of each method, one dot an image and a diamond at the mean.
 

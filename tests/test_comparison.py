@@ -130,7 +130,7 @@ def test_differing_parameters():
     differing = differing_parameters(runs)
     assert set(differing.columns) == {"a", "b", "c"}
     assert set(differing.index) == {"l2", "dropout", "unfreeze"}
-    assert differing.loc["unfreeze"].to_dict() == {"a": "all", "b": "all", "c": 3}
+    assert differing.loc["unfreeze"].to_dict() == {"a": 5, "b": 5, "c": 3}
     assert differing.loc["dropout", "b"] == [0.5] * 5
     assert differing_parameters(runs[:2]).empty
 

@@ -28,6 +28,7 @@ HALF = 2.0**-11  # float16's relative rounding error
 
 def experiment(**changes):
     small = {
+        "backbone": "mobilenet", "alpha": 0.25, "weights": "none",
         "image_size": 32, "unfreeze": 5, "head": "dense", "dense_units": [8], "dropout": [0.0],
         "batch_size": 16, "epochs": 5, "views": 3, "cache_features": "on",
     }  # fmt: skip

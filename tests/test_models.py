@@ -105,7 +105,7 @@ def test_squeeze_excite_scales_channels_and_attention_scales_positions():
 
 
 def test_a_weights_path_that_is_no_file_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere.h5 is no file; give imagenet, none"):
+    with pytest.raises(UserError, match=r"nowhere.h5 is no file; give phantom, imagenet, none"):
         models.build_model(small(weights=str(tmp_path / "nowhere.h5")), 3)
 
 

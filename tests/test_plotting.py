@@ -447,6 +447,17 @@ def test_heatmap_rows_outline_the_mask_in_its_row_only():
     assert "1 with the true region outlined" in plotting.alt_text(fig)
 
 
+def test_heatmap_grid_fills_rows_of_six_and_outlines_what_has_a_mask():
+    image, mask = np.full((64, 64), 90, np.uint8), np.zeros((64, 64), bool)
+    mask[20:40, 20:40] = True
+    maps = np.full((8, 7, 7), 0.5)
+    fig = plotting.heatmap_grid([image] * 8, maps, [mask] * 7 + [None], ["wrist"] * 8)
+    shown = [ax for ax in fig.axes if ax.axison]
+    assert [len(ax.collections) for ax in shown] == [1] * 7 + [0]
+    assert len(fig.axes) == 12
+    assert "8 radiographs" in plotting.alt_text(fig) and "7 with" in plotting.alt_text(fig)
+
+
 def test_score_strip_shows_each_score_and_the_mean():
     frame = pd.DataFrame(
         {

@@ -29,6 +29,7 @@ CLASSES = ["Abnormal-HAND", "Normal-HAND"]
 
 def experiment(**changes):
     small = {
+        "backbone": "mobilenet", "alpha": 0.25, "weights": "none", "unfreeze": "all",
         "image_size": 32, "head": "dense", "dense_units": [16], "dropout": [0.4], "batch_size": 8,
         "epochs": 4, "learning_rate": 1e-2, "views": 2, "cache_features": "off",
     }  # fmt: skip
