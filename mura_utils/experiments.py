@@ -53,7 +53,7 @@ class Experiment(BaseModel):
     )
     data_dir: str = _parameter("phantom", "01", "the data set's folder: absolute, or in data/")
     phantom_patients: int = _parameter(
-        400, "01", "patients to draw when the source is phantom", ge=30
+        480, "01", "patients to draw when the source is phantom", ge=30
     )
     phantom_seed: int = _parameter(0, "01", "seed of the phantoms", ge=0)
     read_pixels: bool = _parameter(True, "01", "open every file; false lists the files only")
