@@ -40,7 +40,7 @@ from mura_utils.generators import (
     stream,
 )
 from mura_utils.notebook import data_root
-from mura_utils.terminal import hide_bars
+from mura_utils.terminal import hide_bars, to_the_terminal
 
 _BATCH = 64  # images a step of the extraction; also the unit of going on after an interruption
 _COMPARED = 32  # images that `predict` also runs through the whole network
@@ -418,6 +418,7 @@ class Extraction:
         )
 
 
+@to_the_terminal()
 def extract(
     chosen: Plan, pixels: np.ndarray, experiment: Experiment, progress: bool = True
 ) -> Extraction:
@@ -642,6 +643,7 @@ def make_dataset(
     )
 
 
+@to_the_terminal()
 def predict(
     model: keras.Model, pixels: np.ndarray, manifest: pd.DataFrame, experiment: Experiment
 ) -> tuple[np.ndarray, str]:

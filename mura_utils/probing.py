@@ -14,6 +14,7 @@ from mura_utils.evaluation import evaluate_abnormality
 from mura_utils.experiments import Experiment
 from mura_utils.generators import make_dataset
 from mura_utils.models import build_backbone
+from mura_utils.terminal import to_the_terminal
 
 _FOLDS = 4
 
@@ -25,6 +26,7 @@ def probe_images(manifest: pd.DataFrame, count: int, seed: int = 0) -> np.ndarra
     return np.sort(drawn)
 
 
+@to_the_terminal()
 def pooled_features(experiment: Experiment, pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The backbone's last feature map, averaged over its positions: (len(rows), C) float32.
 

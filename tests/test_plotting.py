@@ -447,6 +447,14 @@ def test_heatmap_rows_outline_the_mask_in_its_row_only():
     assert "1 with the true region outlined" in plotting.alt_text(fig)
 
 
+def test_a_figure_with_radiographs_is_stored_with_a_palette_on_white():
+    rng = np.random.default_rng(0)
+    image, heat = rng.integers(0, 255, (128, 128), np.uint8), rng.random((8, 7, 7))
+    fig = plotting.heatmap_grid([image] * 8, heat, [None] * 8, ["wrist"] * 8)
+    stored = Image.open(io.BytesIO(plotting.to_png(fig)))
+    assert stored.mode == "P" and stored.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_heatmap_grid_fills_rows_of_six_and_outlines_what_has_a_mask():
     image, mask = np.full((64, 64), 90, np.uint8), np.zeros((64, 64), bool)
     mask[20:40, 20:40] = True
