@@ -80,11 +80,11 @@ def _with_palette(image: Image.Image) -> Image.Image:
     if colours.getcolors(_COLOURS_OF_A_DRAWING) is not None:
         return colours
     few = colours.quantize(256)
-    palette, corner = few.getpalette(), (0, 0)
-    first = 3 * few.getpixel(corner)
-    palette[first : first + 3] = colours.getpixel(corner)  # the page stays white
-    few.putpalette(palette)
-    return colours.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG)
+    dithered = colours.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG)
+    # Pillow looks colours up coarsely: what is of the page's colour stays so.
+    page = (np.asarray(colours) == colours.getpixel((0, 0))).all(axis=-1)
+    dithered.paste(few, mask=Image.fromarray(page))
+    return dithered
 
 
 def show(fig: Figure, alt: str | None = None, file: Path | None = None) -> None:
