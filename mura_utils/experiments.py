@@ -25,9 +25,12 @@ from pydantic import (
 )
 
 from mura_utils.errors import UserError
-from mura_utils.paths import REPOSITORY, write_text
+from mura_utils.paths import REPOSITORY, data_dir, write_text
 
 EXPERIMENTS = REPOSITORY / "experiments"
+
+PHANTOM_WEIGHTS = Path(__file__).parent / "weights" / "densenet121_phantom.npz"
+"""What `mura pretrain` learned from phantoms, with its card; ``weights: phantom`` names it."""
 
 
 def _parameter(default: Any, notebook: str, description: str, **constraints: Any) -> Any:
@@ -91,7 +94,7 @@ class Experiment(BaseModel):
         "phantom", "05", "phantom, imagenet, none, or the path of a weights file"
     )
     scaling: Literal["unit", "backbone"] = _parameter(
-        "backbone", "05", "unit: [0, 1] as in the report; backbone: as its ImageNet weights expect"
+        "backbone", "05", "unit: [0, 1] as in the report; backbone: as its weights expect"
     )
     unfreeze: int | Literal["all"] = _parameter(
         5, "05", "trainable convolutions of the backbone, counted from its end, or all"
@@ -187,6 +190,15 @@ class Experiment(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _weights_fit_the_backbone(self) -> Experiment:
+        if self.weights == "phantom" and self.backbone != "densenet121":
+            raise ValueError(
+                "the weights phantom are densenet121's: with the backbone "
+                f"{self.backbone} give weights imagenet, none, or a file of `mura pretrain`"
+            )
+        return self
+
 
 def owner(parameter: str) -> str:
     """The two digits of the first notebook that reads `parameter`."""
@@ -220,6 +232,27 @@ def _closest(name: str) -> str:
     close = get_close_matches(name, Experiment.model_fields, n=1)
     known = ", ".join(Experiment.model_fields)
     return f"did you mean {close[0]!r}?" if close else f"known are {known}."
+
+
+def weights_file(weights: str) -> Path | None:
+    """The file that the parameter names; None for ``imagenet`` and ``none``, which name none.
+
+    Args:
+        weights: ``phantom``, or a path, which may start in the data folder.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if weights in ("imagenet", "none"):
+        return None
+    if weights == "phantom":
+        return PHANTOM_WEIGHTS
+    path = data_dir() / Path(weights).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"weights: {path} is no file; give phantom, imagenet, none, or a weights file."
+        )
+    return path
 
 
 def experiment_file(name: str | Path) -> Path:

@@ -21,9 +21,9 @@ import numpy as np
 from keras import KerasTensor, layers, regularizers
 
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment
+from mura_utils.experiments import Experiment, weights_file
 from mura_utils.layers import attention_heads, squeeze_excite
-from mura_utils.paths import atomic_write, data_dir, read_json
+from mura_utils.paths import atomic_write, read_json
 
 FEATURES = "features"
 """Name of the layer whose output, (N, h, w, C), the head reads: the backbone's final map."""
@@ -33,9 +33,6 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "densenet169": keras.applications.DenseNet169,
     "mobilenet": keras.applications.MobileNet,
 }
-
-PHANTOM_WEIGHTS = Path(__file__).parent / "weights" / "densenet121_phantom.npz"
-"""What `mura pretrain` learned from phantoms, with its card; ``weights: phantom`` names it."""
 
 # Grey values 0-255 to what the ImageNet weights were trained on (keras.applications:
 # imagenet_utils.preprocess_input, modes "torch" and "tf").
@@ -228,7 +225,7 @@ def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
                 f"({error}): fetch that file on a machine with network and give its path as "
                 "weights=<path>, or train from random weights with weights=none."
             ) from None
-    path = weights_path(experiment.weights)
+    path = weights_file(experiment.weights)
     if path.suffix == ".npz":
         backbone = build(weights=None, **options)
         _read_weights(backbone, path)
@@ -291,22 +288,6 @@ def _read_weights(backbone: keras.Model, path: Path) -> None:
             "mobilenet alpha."
         )
     backbone.set_weights([array.astype(np.float32) for array in arrays])
-
-
-def weights_path(weights: str) -> Path:
-    """The file that `weights` names: ``phantom``, or a path, which may start in the data folder.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    if weights == "phantom":
-        return PHANTOM_WEIGHTS
-    path = data_dir() / Path(weights).expanduser()
-    if not path.is_file():
-        raise UserError(
-            f"weights: {path} is no file; give phantom, imagenet, none, or a weights file."
-        )
-    return path
 
 
 def _regularizer(experiment: Experiment) -> regularizers.Regularizer | None:

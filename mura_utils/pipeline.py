@@ -24,6 +24,7 @@ from mura_utils.experiments import (
     read_parameters,
     save_experiment,
     validate_parameters,
+    weights_file,
 )
 from mura_utils.notebook import NOTEBOOKS, completed, read_record, refuse_changes, require
 from mura_utils.paths import REPOSITORY, runs_dir
@@ -34,7 +35,7 @@ class NotebookFailed(UserError):
 
 
 def resolve_experiment(
-    name: str | Path, changes: Mapping[str, Any], start: str = "01"
+    name: str | Path, changes: Mapping[str, Any], start: str = "01", stop: str = "07"
 ) -> Experiment:
     """The experiment of a file with changes; going on, what earlier notebooks ran with stays.
 
@@ -42,9 +43,10 @@ def resolve_experiment(
         name: file, or name in ``experiments/``.
         changes: parameters that replace the file's.
         start: first notebook to run, two digits.
+        stop: last one.
 
     Raises:
-        UserError: as `load_experiment`.
+        UserError: as `load_experiment`; a weights file is absent that one of them would read.
     """
     path = experiment_file(name)
     values = {**read_parameters(path), **changes}
@@ -53,6 +55,8 @@ def resolve_experiment(
         record = read_record(runs_dir() / experiment.name)
         kept = {key: value for key, value in record.items() if owner(key) < start}
         experiment = validate_parameters({**values, **kept, **changes}, where=path.name)
+    if start <= owner("weights") <= stop:
+        weights_file(experiment.weights)
     return experiment
 
 

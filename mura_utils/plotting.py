@@ -807,7 +807,7 @@ def prediction_grid(
     fig = _figure(0.5 + 2.1 * rows, f"{right} of {len(images)} right")
     axes = _panels(fig, rows, columns)
     for ax, image, truth, answer, probability in zip(
-        axes, images, true, predicted, probabilities, strict=False
+        axes[: len(images)], images, true, predicted, probabilities, strict=True
     ):
         correct = truth == answer
         mark, second = ("✓", "") if correct else ("✗", f"\nbut is {truth}")
@@ -928,6 +928,12 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     return np.rint(grey * (1 - opacity) + 255 * colour[..., :3] * opacity).astype(np.uint8)
 
 
+def _outline(ax: Axes, mask: np.ndarray | None) -> None:
+    """Draw the border of a mask (H, W) over the radiograph; None draws nothing."""
+    if mask is not None:
+        ax.contour(mask, levels=[0.5], colors="#56B4E9", linewidths=1.2)
+
+
 @_styled
 def heatmap_rows(
     images: Sequence[np.ndarray],
@@ -953,9 +959,8 @@ def heatmap_rows(
         _radiograph(axes[0], image, "radiograph")
         for ax, (name, maps) in zip(axes[1:], heatmaps.items(), strict=True):
             _radiograph(ax, overlay(image, maps[row]), name)
-        if masks[row] is not None:
-            for ax in axes:
-                ax.contour(masks[row], levels=[0.5], colors="#56B4E9", linewidths=1.2)
+        for ax in axes:
+            _outline(ax, masks[row])
     bar = fig.colorbar(ScalarMappable(cmap=_HEAT), cax=foot.subplots(), orientation="horizontal")
     bar.set_label("heat; 1 is the hottest half percent of each map")
     bar.ax.set_facecolor("0.5")
@@ -974,6 +979,7 @@ def heatmap_grid(
     heatmaps: Sequence[np.ndarray],
     masks: Sequence[np.ndarray | None],
     titles: Sequence[str],
+    title: str = "Heat-maps",
 ) -> Figure:
     """Many radiographs under one kind of heat-map.
 
@@ -982,21 +988,23 @@ def heatmap_grid(
         heatmaps: n maps (h, w) in [0, 1].
         masks: n arrays (H, W) bool, outlined, or None.
         titles: n texts, one above each.
+        title: of the figure.
     """
     columns = min(len(images), 6)
     rows = -(-len(images) // columns)
-    fig = _figure(0.2 + 1.65 * rows)
+    fig = _figure(0.5 + 1.65 * rows, title)
     axes = _panels(fig, rows, columns)
-    for ax, image, heat, mask, title in zip(axes, images, heatmaps, masks, titles, strict=False):
-        _radiograph(ax, overlay(image, heat), title)
-        if mask is not None:
-            ax.contour(mask, levels=[0.5], colors="#56B4E9", linewidths=1.2)
+    for ax, image, heat, mask, text in zip(
+        axes[: len(images)], images, heatmaps, masks, titles, strict=True
+    ):
+        _radiograph(ax, overlay(image, heat), text)
+        _outline(ax, mask)
     for ax in axes[len(images) :]:
         ax.set_axis_off()
     outlined = sum(mask is not None for mask in masks)
     return _described(
         fig,
-        f"{_count(len(images), 'radiograph')} under their heat-maps: {', '.join(titles)};",
+        f"{title}: {_count(len(images), 'radiograph')} under their heat-maps: {', '.join(titles)};",
         f"{outlined} with the true region outlined.",
     )
 

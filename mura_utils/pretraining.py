@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ from mura_utils.models import BACKBONES, build_backbone, save_weights
 from mura_utils.paths import write_json
 from mura_utils.sources.phantom import BODY_PARTS
 from mura_utils.sources.phantom_arm import KINDS
-from mura_utils.sources.phantom_crops import CELL, Crops, draw_crops
+from mura_utils.sources.phantom_crops import CELL, Crops, draw_crops, end_with_the_parent
 from mura_utils.terminal import hide_bars
 
 STRIDES = (8, 16, 32)
@@ -262,21 +260,11 @@ def _batches(recipe: Recipe, first: int, workers: int) -> Iterator[Iterator[Crop
             yield waiting.popleft().result()
 
     # Spawned, as a forked TensorFlow or JAX may hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_the_parent)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_the_parent)
     try:
         yield in_order()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _end_with_the_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-
-    def watch() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Checkpoint:

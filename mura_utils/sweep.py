@@ -167,7 +167,7 @@ def plan(
     for file in files:
         path = experiment_file(file)
         for name in _names(path, changes, seeds):
-            experiment = resolve_experiment(path, {**changes, **name}, start)
+            experiment = resolve_experiment(path, {**changes, **name}, start, stop)
             if experiment.name in runs:
                 raise UserError(
                     f"{made_by[experiment.name]} and {path} both make the run {experiment.name}: "

@@ -34,6 +34,7 @@ def test_the_demo_is_the_defaults():
         ({"name": "../demo"}, "name = '../demo': use letters"),
         ({"unfreeze": -1}, "unfreeze = -1: .*from 0 up, or all"),
         ({"head": "dense", "dropout": [0.5, 0.5]}, "the head dense takes 1 dropout rate"),
+        ({"backbone": "mobilenet"}, "the weights phantom are densenet121's: with the backbone mob"),
     ],
 )
 def test_a_wrong_parameter_is_one_sentence_that_names_it(changes, message):

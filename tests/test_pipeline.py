@@ -14,6 +14,7 @@ import pytest
 
 from mura_utils import pipeline
 from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment
 from mura_utils.notebook import NOTEBOOKS, completed
 from mura_utils.paths import runs_dir
 
@@ -49,7 +50,7 @@ def series(tmp_path, monkeypatch):
 
 
 def run(start="01", stop="07", overwrite=False, **changes):
-    experiment = pipeline.resolve_experiment("demo", {"name": "mine", **changes}, start)
+    experiment = pipeline.resolve_experiment("demo", {"name": "mine", **changes}, start, stop)
     return pipeline.run_experiment(
         experiment, start, stop, overwrite=overwrite, progress=False, report=lambda line: None
     )
@@ -92,6 +93,14 @@ def test_a_used_name_is_refused_and_replaced_only_when_asked(series):
     assert not (folder / "mine.txt").exists()
 
 
+def test_a_weights_file_that_is_absent_stops_what_would_read_it_before_it_begins(series):
+    absent = str(runs_dir() / "nowhere.npz")
+    with pytest.raises(UserError, match=r"nowhere\.npz is no file; give phantom, imagenet, none"):
+        run(weights=absent)
+    assert not (runs_dir() / "mine").exists()
+    assert completed(run(stop="04", weights=absent)) == list(NOTEBOOKS[:4])
+
+
 def test_a_folder_that_is_no_run_is_never_replaced(series):
     folder = runs_dir() / "mine"
     folder.mkdir(parents=True)
@@ -105,7 +114,9 @@ def test_going_on_keeps_what_the_run_was_made_with(series):
     folder = run(stop="04", split_seed=7, epochs=3)
     run(start="05", stop="05")
     assert "split_seed: 7" in (folder / "experiment.yaml").read_text()
-    assert (folder / "05_modeling.txt").read_text() == "40", "parameters of 05 come from the file"
+    assert (folder / "05_modeling.txt").read_text() == str(Experiment().epochs), (
+        "parameters of 05 come from the file"
+    )
     with pytest.raises(UserError, match="split_seed = 8, but the run mine was made with 7"):
         run(start="05", split_seed=8)
 

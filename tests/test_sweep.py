@@ -16,6 +16,7 @@ import yaml
 
 from mura_utils import sweep
 from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment
 from mura_utils.notebook import NOTEBOOKS, completed
 from mura_utils.paths import REPOSITORY, read_json, runs_dir
 from mura_utils.sweep import plan, ray_cluster, run_here, run_sweep, summarise
@@ -224,8 +225,8 @@ def test_other_parameters_than_a_run_was_made_with_are_refused(world):
     with pytest.raises(UserError) as caught:
         plan([file], {"epochs": 3})
     assert str(caught.value) == (
-        "a.yaml: epochs = 3, but the run a was made with 40: choose another name in that file, "
-        f"or remove {runs_dir() / 'a'}."
+        f"a.yaml: epochs = 3, but the run a was made with {Experiment().epochs}: choose another "
+        f"name in that file, or remove {runs_dir() / 'a'}."
     )
     assert plan([file], {"threshold": 0.3})[0].start == "06", "06 has not run yet"
 
@@ -239,7 +240,7 @@ def test_again_from_a_notebook(world):
     outcomes = run(files, start="06", stop="06", threshold=0.3)
     assert states(outcomes) == {"a": "done", "b": "done"}
     assert world.calls() == ["a 06", "b 06"]
-    with pytest.raises(UserError, match="epochs = 3, but the run a was made with 40"):
+    with pytest.raises(UserError, match="epochs = 3, but the run a was made with "):
         plan(files, {"epochs": 3}, start="06")
 
 

@@ -7,6 +7,9 @@ processes start quickly.
 
 from __future__ import annotations
 
+import os
+import threading
+from multiprocessing import parent_process
 from typing import NamedTuple
 
 import numpy as np
@@ -70,9 +73,19 @@ def draw_crops(
         places = np.zeros((*covered.shape, len(KINDS)), np.float32)
         places[..., kind] = abnormal * covered
         pixels = _vary_exposure(window.cut(image), variety, rng)
-        crops.append((pixels[..., None], np.eye(len(BODY_PARTS))[part], findings, places))
-    images, parts, *targets = (np.stack(arrays) for arrays in zip(*crops, strict=True))
-    return Crops(images, parts.astype(np.float32), *targets)
+        body_parts = np.eye(len(BODY_PARTS), dtype=np.float32)[part]
+        crops.append((pixels[..., None], body_parts, findings, places))
+    return Crops(*(np.stack(arrays) for arrays in zip(*crops, strict=True)))
+
+
+def end_with_the_parent() -> None:
+    """Initialise a worker process: one whose parent was killed would wait for work for ever."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Window(NamedTuple):
