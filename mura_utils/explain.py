@@ -6,7 +6,8 @@ Three families, all for a model of `mura_utils.models` and all as (N, S, S) in [
   of a class.
 - **saliency**: the gradient of a score at the input pixels. It has no layer argument: wherever the
   report says "saliency at layer L", there is no such thing in tf-keras-vis.
-- **Grad-CAM**: channels of a feature map, weighted by the score's mean gradient.
+- **class activation**: channels of a feature map, weighted by the score's gradient: Grad-CAM by its
+  mean over the map, LayerCAM by its value at each position.
 
 Scores are taken at the logits, in front of the softmax: a sub-model that ends at ``logits`` shares
 all layers with the model, so nothing is cloned and no activation is swapped.
@@ -27,6 +28,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from tf_keras_vis.gradcam import Gradcam
+from tf_keras_vis.layercam import Layercam
 from tf_keras_vis.saliency import Saliency
 
 from mura_utils.errors import UserError
@@ -201,6 +203,54 @@ def grad_cam(
 
     Source: Selvaraju et al. 2017; report Fig. 35.
     """
+    return _activate(Gradcam, model, images, target, layer)
+
+
+def layer_cam(
+    model: keras.Model, images: np.ndarray, target: Target, layer: str | None = None
+) -> np.ndarray:
+    """LayerCAM: each position of a feature map is weighed by its own gradient.
+
+    Grad-CAM's mean gradient says what a channel is worth anywhere. That holds at the end of a
+    network, where cells are a 32nd of the image; before it, a channel speaks for the score here and
+    against it there. Weighing each position by itself allows for finer maps.
+
+    Args:
+        model: ends in ``logits`` and a softmax.
+        images: (N, S, S, 1) float32 in 0..255.
+        target: the score of each image.
+        layer: name of a layer with output (N, h, w, C) that the logits depend on; None takes
+            `fine_layer`.
+
+    Returns:
+        (N, S, S) float32 in [0, 1].
+
+    Raises:
+        UserError: there is no such layer, or its output is no feature map.
+
+    Source: Jiang et al. 2021, "LayerCAM", equations 4 to 6.
+    """
+    return _activate(Layercam, model, images, target, layer or fine_layer(model))
+
+
+def fine_layer(model: keras.Model) -> str:
+    """The last layer up to the head whose cells are 8 pixels wide (in a small network, fewer)."""
+    for layer in model.layers:
+        shape = layer.output.shape
+        # A padded map has a border that belongs to no cell.
+        if len(shape) == 4 and not isinstance(layer, keras.layers.ZeroPadding2D):
+            if round(model.input_shape[1] / shape[1]) > 8:
+                break
+            chosen = layer.name
+        if layer.name == FEATURES:
+            break
+    return chosen
+
+
+def _activate(
+    method: type[Gradcam], model: keras.Model, images: np.ndarray, target: Target, layer: str
+) -> np.ndarray:
+    """Class activation maps at a layer, enlarged and scaled: (N, S, S)."""
     images = _checked(model, images, target)
     chosen = next((one for one in model.layers if one.name == layer), None)
     if chosen is None or len(chosen.output.shape) != 4:
@@ -208,7 +258,7 @@ def grad_cam(
             f"{model.name} has no layer {layer!r} with an output (N, h, w, C): choose one from "
             f"model.summary(), or {FEATURES!r}, the map that the head sees."
         )
-    explainer = Gradcam(_logit_model(model))
+    explainer = method(_logit_model(model))
     # By default tf-keras-vis walks back from a layer that is no convolution to the one before it:
     # from the feature map to exactly the 32-channel layer that we avoid. Its own enlargement is
     # not used either, as it puts the centres of the corner cells onto the image's corners.
@@ -238,6 +288,7 @@ METHODS: dict[str, Callable[[keras.Model, np.ndarray, Target], np.ndarray]] = {
     "saliency": saliency,
     "smooth_grad": partial(saliency, smooth_samples=16),
     "grad_cam": grad_cam,
+    "layer_cam": layer_cam,
 }
 """Name -> function (model, images (N, S, S, 1), target) -> (N, S, S) in [0, 1]."""
 
@@ -259,7 +310,8 @@ def explain(
         model: of `mura_utils.models`.
         images: (N, S, S, 1) float32 in 0..255.
         targets: name -> target of these images.
-        layer: Grad-CAM is made at the feature map that the head sees and at this layer.
+        layer: Grad-CAM is made at the feature map that the head sees and at this layer, LayerCAM
+            at `fine_layer`.
 
     Returns:
         (method, target's name) -> (N, S, S) in [0, 1]; the heads' target is "no target".
@@ -273,6 +325,9 @@ def explain(
     for at in (FEATURES, layer):
         for name, target in targets.items():
             maps[f"grad_cam at {at}", name] = grad_cam(model, images, target, at)
+    fine = fine_layer(model)
+    for name, target in targets.items():
+        maps[f"layer_cam at {fine}", name] = layer_cam(model, images, target, fine)
     return maps
 
 

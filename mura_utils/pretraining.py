@@ -32,7 +32,7 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, validate_parameters
 from mura_utils.models import BACKBONES, build_backbone, save_weights
 from mura_utils.paths import write_json
-from mura_utils.sources.phantom import BODY_PARTS
+from mura_utils.sources.phantom import BODY_PARTS, VERSION
 from mura_utils.sources.phantom_arm import KINDS
 from mura_utils.sources.phantom_crops import CELL, Crops, draw_crops, end_with_the_parent
 from mura_utils.terminal import hide_bars
@@ -341,6 +341,7 @@ def _finish(
         "file": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "recipe": asdict(recipe),
+        "phantoms": VERSION,
         "backend": f"{keras.backend.backend()}, keras {keras.__version__}",
         "minutes": round(checkpoint.seconds / 60, 1),
         "held_out": held_out,

@@ -118,6 +118,50 @@ def test_grad_cam_stays_at_the_layer_it_was_given(model, images):
     assert not np.allclose(default, explain.grad_cam(model, images, target, layer="conv_2"))
 
 
+def test_layer_cam_weighs_each_position_by_its_own_gradient(model, images):
+    """Jiang et al. 2021, equations 4 to 6, by hand."""
+    import tensorflow as tf
+
+    both = keras.Model(
+        model.input, [model.get_layer("conv_1").output, model.get_layer("logits").output]
+    )
+    with tf.GradientTape() as tape:
+        features, logits = both(images)
+        score = logits[:, 1]
+    cam = tf.nn.relu(tf.reduce_sum(tf.nn.relu(tape.gradient(score, features)) * features, axis=-1))
+    cam = tf.image.resize(cam[..., None], (SIZE, SIZE))[..., 0].numpy()
+    target = class_target([1] * 5, CLASSES)
+    for one, expected in zip(explain.layer_cam(model, images, target, "conv_1"), cam, strict=True):
+        assert expected.max() > 0
+        expected = (expected - expected.min()) / np.ptp(expected)
+        assert one == pytest.approx(expected, abs=1e-4)
+    assert not np.allclose(
+        explain.layer_cam(model, images, target, "conv_1"),
+        explain.grad_cam(model, images, target, "conv_1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "layer", "cells"),
+    [
+        (keras.applications.DenseNet121, 96, "pool3_conv", 12),
+        (keras.applications.DenseNet121, 90, "pool3_conv", 11),
+        (keras.applications.MobileNet, 96, "conv_pw_5_relu", 12),
+    ],
+)
+def test_the_fine_layer_is_the_last_of_cells_of_8_pixels(build, size, layer, cells):
+    radiograph = keras.Input((size, size, 1))
+    x = layers.Concatenate()([radiograph] * 3)
+    base = build(weights=None, include_top=False, input_tensor=x)
+    network = finish(radiograph, base.output)
+    assert explain.fine_layer(network) == layer
+    assert network.get_layer(layer).output.shape[1:3] == (cells, cells)
+
+
+def test_the_fine_layer_of_a_small_network_is_what_the_head_sees(model):
+    assert explain.fine_layer(model) == "features"
+
+
 def test_contrast_is_abnormal_minus_normal_of_the_same_part():
     assert class_target([2], CLASSES).weights.tolist() == [[0, 0, 1, 0]]
     weights = contrast_target([2, 1, 0], CLASSES).weights
@@ -180,7 +224,7 @@ def test_attention_maps_are_the_heads_own(model, images):
 
 
 def test_a_model_without_heads_has_no_attention_methods(brightness, images):
-    assert explain.methods_of(brightness) == ["saliency", "smooth_grad", "grad_cam"]
+    assert explain.methods_of(brightness) == ["saliency", "smooth_grad", "grad_cam", "layer_cam"]
     with pytest.raises(UserError, match="no attention heads"):
         explain.attention_maps(brightness, images)
 
@@ -191,6 +235,7 @@ def test_explain_makes_what_each_method_makes(model, images):
     assert list(maps) == [
         *((f"attention_{head}", "no target") for head in range(3)),
         ("saliency", "class"), ("grad_cam at features", "class"), ("grad_cam at conv_2", "class"),
+        ("layer_cam at features", "class"),
     ]  # fmt: skip
     alone = explain.grad_cam(model, images, target, layer="conv_2")
     assert maps["grad_cam at conv_2", "class"] == pytest.approx(alone)
@@ -203,7 +248,7 @@ def test_explain_without_heads_has_no_attention(brightness, bright_corner):
     target = class_target([0], CLASSES)
     maps = explain.explain(brightness, bright_corner, {"class": target}, layer="conv")
     assert {method for method, _ in maps} == {
-        "saliency", "grad_cam at features", "grad_cam at conv"
+        "saliency", "grad_cam at features", "grad_cam at conv", "layer_cam at features"
     }  # fmt: skip
 
 

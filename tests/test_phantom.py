@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ from mura_utils.sources.phantom import (
     draw_radiograph,
     phantom_mask,
 )
-from mura_utils.sources.phantom_arm import WINDOWS
+from mura_utils.sources.phantom_arm import WINDOWS, draw_arm, find_bone
+from mura_utils.sources.phantom_film import Study, take_radiograph
 
 PATIENTS = 110
 
@@ -147,6 +149,26 @@ def test_each_finding_is_large_enough_to_be_found(body_part: str, kind: str) -> 
         extent = np.array([np.ptp(rows) + 1, np.ptp(cols) + 1]) * at_224
         assert extent.max() >= 10
         assert image[mask].std() > 4  # there is something in it to see
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_nail_along_a_whole_bone_does_not_draw_the_film_away_from_the_wrist(seed: int) -> None:
+    centre = np.array(WINDOWS["WRIST"].centre, float)
+    ulna = find_bone(draw_arm(np.random.default_rng(seed)), "ulna")
+    ends = {
+        name: ulna.start + share * (ulna.end - ulna.start)
+        for name, share in (("start", 0.08), ("end", 0.92))
+    }
+    nail = replace(ulna, shape="rod", role="metal", radius=2.0, **ends)
+    up = np.array([0, 6, 0])
+    carpal = replace(
+        ulna, bone="lunate", shape="ball", radius=6.0, start=centre - up, end=centre + up
+    )
+    with_carpal, without = (
+        take_radiograph(Study("WRIST", parts, centre, False), 0, np.random.default_rng(seed))[0]
+        for parts in ([ulna, nail, carpal], [ulna, nail])
+    )
+    assert (abs(with_carpal.astype(int) - without) > 30).sum() > 500
 
 
 def test_hardware_is_the_brightest_thing() -> None:

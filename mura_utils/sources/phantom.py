@@ -27,7 +27,7 @@ from mura_utils.terminal import hide_bars
 TREE = "MURA-v1.1"
 CARD = "phantoms.json"
 PARTIAL = "phantoms.partial"
-VERSION = 1
+VERSION = 2
 
 # Images per body part in MURA's train split, (normal, abnormal): report.md, section 2.
 _MURA_IMAGES = {

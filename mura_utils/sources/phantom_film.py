@@ -322,9 +322,10 @@ def take_radiograph(
     shadows = _project(parts, camera, study.centre, scale / 2)
     middle = size * (0.5 + rng.uniform(-0.04, 0.04, 2))
     found = [(s.start + s.end) / 2 for s in shadows if s.part.role in ("mark", "metal")]
-    if found:  # keep the finding inside the collimated field
+    if found:  # keep the finding inside the collimated field, and a long nail's body part too
         there = np.mean(found, 0) + middle
-        middle = middle + np.clip(there, 0.22 * size, 0.78 * size) - there
+        wanted = np.clip(there, 0.22 * size, 0.78 * size) - there
+        middle = middle + np.clip(wanted, -0.28 * size, 0.28 * size)
     shadows = [s._replace(start=s.start + middle, end=s.end + middle) for s in shadows]
     bone = _enlarge(_bone_plane(shadows, half), shape)
     quarter = half[0] // 2, half[1] // 2
