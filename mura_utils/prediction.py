@@ -18,7 +18,7 @@ from mura_utils.paths import atomic_write, read_json, runs_dir
 def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str, Any]]:
     """Class probabilities and an explaining overlay for each radiograph.
 
-    The overlay is Grad-CAM of (abnormal - normal) of the predicted body part, written to
+    The overlay is LayerCAM of (abnormal - normal) of the predicted body part, written to
     ``out/<image's name>_overlay.png``; images of one name (MURA's are all ``image1.png``) get a
     number.
 
@@ -43,7 +43,7 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
         )
     grey = [read_image(path) for path in images]
 
-    from mura_utils.explain import contrast_target, grad_cam
+    from mura_utils.explain import contrast_target, layer_cam
     from mura_utils.models import load_model
     from mura_utils.plotting import overlay
 
@@ -54,7 +54,7 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
     probabilities = model.predict(batch, verbose=0)
     predicted = probabilities.argmax(axis=1)
     labels = [classes[index] for index in predicted]
-    heatmaps = grad_cam(model, batch, contrast_target(predicted, classes))
+    heatmaps = layer_cam(model, batch, contrast_target(predicted, classes))
 
     results = []
     for path, target, pixels, heatmap, row, label in zip(
