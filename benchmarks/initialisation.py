@@ -6,7 +6,7 @@ validation and test stay the same. The ImageNet weights are MobileNet 0.25's, th
 project's machines could read: another network, so that this row says what ImageNet can give and not
 what it would give DenseNet121.
 
-Then the features alone: a logistic regression of normal against abnormal on the frozen backbone's
+Before that, the features alone: a logistic regression of normal against abnormal on the frozen backbone's
 pooled features, four folds by patient.
 """
 

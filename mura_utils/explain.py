@@ -27,8 +27,6 @@ from functools import partial
 import keras
 import numpy as np
 import tensorflow as tf
-from tf_keras_vis.gradcam import Gradcam
-from tf_keras_vis.layercam import Layercam
 from tf_keras_vis.saliency import Saliency
 
 from mura_utils.errors import UserError
@@ -47,9 +45,9 @@ class Target:
 
     weights: np.ndarray
 
-    def score(self, rows: slice) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Score function for tf-keras-vis: logits (n, K) of these rows -> (n,)."""
-        weights = tf.constant(self.weights[rows])
+    def score(self, rows: slice, copies: int = 1) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Score function for tf-keras-vis: logits of these rows, each `copies` times -> scores."""
+        weights = tf.constant(np.repeat(self.weights[rows], copies, axis=0))
         return lambda logits: tf.reduce_sum(tf.cast(logits, tf.float32) * weights, axis=-1)
 
 
@@ -119,11 +117,8 @@ def attention_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
             "or exp6."
         )
     maps = keras.Model(model.input, [model.get_layer(name).output for name in heads])
-    chunks = [
-        np.stack([_heatmaps(map_[..., 0], images.shape[1]) for map_ in maps(images[rows])], axis=1)
-        for rows in _chunks(images)
-    ]
-    return np.concatenate(chunks)
+    weights = maps.predict(images, batch_size=_CHUNK, verbose=0)
+    return np.stack([_heatmaps(map_[..., 0], images.shape[1]) for map_ in weights], axis=1)
 
 
 def saliency(
@@ -157,21 +152,17 @@ def saliency(
     images = _checked(model, images, target)
     explainer = Saliency(_logit_model(model))
     spread = smooth_noise * np.ptp(images, axis=(1, 2, 3), keepdims=True)
+    noise = np.zeros((1, *images.shape[1:]), np.float32)
+    if smooth_samples:
+        rng = np.random.default_rng(seed)
+        noise = rng.standard_normal((smooth_samples, *images.shape[1:]), np.float32)
     chunks = []
-    for rows in _chunks(images):
-        gradient = partial(explainer, target.score(rows), normalize_map=False)
-        if smooth_samples:
-            rng = np.random.default_rng(seed)
-            total = sum(
-                gradient(
-                    images[rows]
-                    + spread[rows] * rng.standard_normal(images.shape[1:], dtype=np.float32)
-                )
-                for _ in range(smooth_samples)
-            )
-        else:
-            total = gradient(images[rows])
-        chunks.append(_heatmaps(total, images.shape[1]))
+    for rows in _chunks(images, copies=len(noise)):
+        copies = images[rows, None] + spread[rows, None] * noise
+        score = target.score(rows, copies=len(noise))
+        flat = copies.reshape(-1, *images.shape[1:])
+        gradients = np.asarray(explainer(score, flat, normalize_map=False))
+        chunks.append(_heatmaps(gradients.reshape(copies.shape[:-1]).mean(axis=1), images.shape[1]))
     return np.concatenate(chunks)
 
 
@@ -203,7 +194,7 @@ def grad_cam(
 
     Source: Selvaraju et al. 2017; report Fig. 35.
     """
-    return _activate(Gradcam, model, images, target, layer)
+    return _activations(model, images, [target], [(layer, _mean)])[0][0]
 
 
 def layer_cam(
@@ -228,9 +219,11 @@ def layer_cam(
     Raises:
         UserError: there is no such layer, or its output is no feature map.
 
-    Source: Jiang et al. 2021, "LayerCAM", equations 4 to 6.
+    Source: Jiang et al. 2021, "LayerCAM: Exploring Hierarchical Class Activation Maps for
+        Localization".
     """
-    return _activate(Layercam, model, images, target, layer or fine_layer(model))
+    methods = [(layer or fine_layer(model), _positive)]
+    return _activations(model, images, [target], methods)[0][0]
 
 
 def fine_layer(model: keras.Model) -> str:
@@ -247,36 +240,72 @@ def fine_layer(model: keras.Model) -> str:
     return chosen
 
 
-def _activate(
-    method: type[Gradcam], model: keras.Model, images: np.ndarray, target: Target, layer: str
-) -> np.ndarray:
-    """Class activation maps at a layer, enlarged and scaled: (N, S, S)."""
-    images = _checked(model, images, target)
-    chosen = next((one for one in model.layers if one.name == layer), None)
-    if chosen is None or len(chosen.output.shape) != 4:
-        raise UserError(
-            f"{model.name} has no layer {layer!r} with an output (N, h, w, C): choose one from "
-            f"model.summary(), or {FEATURES!r}, the map that the head sees."
-        )
-    explainer = method(_logit_model(model))
-    # By default tf-keras-vis walks back from a layer that is no convolution to the one before it:
-    # from the feature map to exactly the 32-channel layer that we avoid. Its own enlargement is
-    # not used either, as it puts the centres of the corner cells onto the image's corners.
-    chunks = [
-        _heatmaps(
-            explainer(
-                target.score(rows),
-                images[rows],
-                penultimate_layer=layer,
-                seek_penultimate_conv_layer=False,
-                expand_cam=False,
-                normalize_cam=False,
-            ),
-            images.shape[1],
-        )
-        for rows in _chunks(images)
-    ]
-    return np.concatenate(chunks)
+def _mean(gradients: np.ndarray) -> np.ndarray:
+    """Grad-CAM's weights."""
+    return gradients.mean(axis=(1, 2), keepdims=True)
+
+
+def _positive(gradients: np.ndarray) -> np.ndarray:
+    """LayerCAM's weights."""
+    return np.maximum(gradients, 0)
+
+
+def _activations(
+    model: keras.Model,
+    images: np.ndarray,
+    targets: Sequence[Target],
+    methods: Sequence[tuple[str, Callable[[np.ndarray], np.ndarray]]],
+) -> list[list[np.ndarray]]:
+    """Class activation maps at several layers from one pass a target.
+
+    tf-keras-vis would make a pass for each layer, and operation by operation.
+
+    Args:
+        model: as for `grad_cam`.
+        images: as for `grad_cam`.
+        targets: of these images.
+        methods: layer, and what makes weights of the gradients (n, h, w, C) there.
+
+    Returns:
+        For each target and in it for each method (N, S, S) in [0, 1].
+    """
+    for target in targets:
+        images = _checked(model, images, target)
+    for layer, _ in methods:
+        chosen = next((one for one in model.layers if one.name == layer), None)
+        if chosen is None or len(chosen.output.shape) != 4:
+            raise UserError(
+                f"{model.name} has no layer {layer!r} with an output (N, h, w, C): choose one from "
+                f"model.summary(), or {FEATURES!r}, the map that the head sees."
+            )
+    outputs = [*(layer for layer, _ in methods), "logits"]
+    network = keras.Model(model.inputs, [model.get_layer(name).output for name in outputs])
+
+    def differentiate(
+        batch: tf.Tensor, weights: tf.Tensor
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            tape.watch(batch)
+            *maps, logits = network(batch, training=False)
+            score = tf.reduce_sum(tf.cast(logits, tf.float32) * weights)
+        return maps, tape.gradient(score, maps)
+
+    if len(targets) * len(images) > _CHUNK:  # or else tracing takes longer than it saves
+        shapes = (images.shape[1:], targets[0].weights.shape[1:])
+        signature = [tf.TensorSpec((None, *shape), tf.float32) for shape in shapes]
+        differentiate = tf.function(differentiate, signature)
+    results = []
+    for target in targets:
+        chunks = []
+        for rows in _chunks(images):
+            found = differentiate(tf.constant(images[rows]), tf.constant(target.weights[rows]))
+            heats = [
+                np.maximum((activation * weigh(gradient.numpy())).numpy().sum(axis=-1), 0)
+                for activation, gradient, (_, weigh) in zip(*found, methods, strict=True)
+            ]
+            chunks.append([_heatmaps(heat, images.shape[1]) for heat in heats])
+        results.append([np.concatenate(parts) for parts in zip(*chunks, strict=True)])
+    return results
 
 
 def _attention(model: keras.Model, images: np.ndarray, target: Target, head: int) -> np.ndarray:
@@ -322,12 +351,12 @@ def explain(
         maps = {(name, "no target"): attention[:, head] for head, name in enumerate(heads)}
     for name, target in targets.items():
         maps["saliency", name] = saliency(model, images, target)
-    for at in (FEATURES, layer):
-        for name, target in targets.items():
-            maps[f"grad_cam at {at}", name] = grad_cam(model, images, target, at)
     fine = fine_layer(model)
-    for name, target in targets.items():
-        maps[f"layer_cam at {fine}", name] = layer_cam(model, images, target, fine)
+    rows = (f"grad_cam at {FEATURES}", f"grad_cam at {layer}", f"layer_cam at {fine}")
+    methods = [(FEATURES, _mean), (layer, _mean), (fine, _positive)]
+    found = _activations(model, images, list(targets.values()), methods)
+    for row, method in enumerate(rows):
+        maps |= {(method, name): of[row] for name, of in zip(targets, found, strict=True)}
     return maps
 
 
@@ -354,9 +383,10 @@ def _checked(model: keras.Model, images: np.ndarray, target: Target | None = Non
     return np.asarray(images, np.float32)
 
 
-def _chunks(images: np.ndarray) -> Iterator[slice]:
-    for start in range(0, len(images), _CHUNK):
-        yield slice(start, start + _CHUNK)
+def _chunks(images: np.ndarray, copies: int = 1) -> Iterator[slice]:
+    step = max(_CHUNK // copies, 1)
+    for start in range(0, len(images), step):
+        yield slice(start, start + step)
 
 
 def _heatmaps(maps: np.ndarray | tf.Tensor, size: int) -> np.ndarray:
