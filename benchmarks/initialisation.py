@@ -6,8 +6,8 @@ validation and test stay the same. The ImageNet weights are MobileNet 0.25's, th
 project's machines could read: another network, so that this row says what ImageNet can give and not
 what it would give DenseNet121.
 
-Before that, the features alone: a logistic regression of normal against abnormal on the frozen backbone's
-pooled features, four folds by patient.
+Before that, the features alone: a logistic regression of normal against abnormal on the frozen
+backbone's pooled features, four folds by patient.
 """
 
 from __future__ import annotations
