@@ -132,16 +132,13 @@ def measure(arguments: argparse.Namespace) -> None:
     if arguments.quick:
         seeds, common = seeds[:1], common | {"views": 1, "epochs": 2, "image_size": 64}
     with workspace() as folder:
-        sets = {"phantoms": (folder / "phantoms", "phantom", "official-patient", [0.8, 0.1, 0.1])}
         root, manifest, _ = draw_manifest(folder, 200 if arguments.quick else arguments.images)
-        tables = {"phantoms": manifest}
+        sets = {"phantoms": (root, "phantom", manifest)}
         if arguments.fracatlas:
-            sets["FracAtlas"] = (arguments.fracatlas, "fracatlas", "patient", [0.6, 0.1, 0.3])
-            listing = open_source(arguments.fracatlas)
-            tables["FracAtlas"] = admit(scan(listing, progress=False))
-        for title, (root, source, protocol, fractions) in sets.items():
-            manifest = tables[title]
-            manifest = manifest.merge(split(manifest, protocol, fractions, 0), on="path")
+            manifest = admit(scan(open_source(arguments.fracatlas), progress=False))
+            sets["FracAtlas"] = (arguments.fracatlas, "fracatlas", manifest)
+        for title, (root, source, manifest) in sets.items():
+            manifest = manifest.merge(split(manifest, "patient", [0.6, 0.1, 0.3], 0), on="path")
             pixels = load_pixels(root, manifest, common["image_size"], progress=False)
             say(f"\n{title}: {manifest['split'].value_counts().to_dict()}")
             where = {"source": source, "data_dir": str(Path(root).resolve())}
