@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mura_utils.experiments import load_experiment
-from mura_utils.explain import contrast_target, grad_cam
+from mura_utils.explain import contrast_target, layer_cam
 from mura_utils.images import read_image, resize
 from mura_utils.models import load_model
 from mura_utils.notebook import NOTEBOOKS, data_root, read_table
@@ -68,7 +68,7 @@ def draw_overview(run: Path) -> None:
     size = model.input_shape[1]
     images = np.stack([resize(read_image(data / path), size) for path in cases["path"]])
     target = contrast_target([classes.index(label) for label in cases["label"]], classes)
-    heat = grad_cam(model, images[..., None].astype("float32"), target)
+    heat = layer_cam(model, images[..., None].astype("float32"), target)
     figure = Figure(figsize=(1.5 * len(cases), 3.4), layout="constrained", facecolor="white")
     for column, (axes, case) in enumerate(
         zip(figure.subplots(2, len(cases)).T, cases.itertuples(), strict=True)
