@@ -30,7 +30,7 @@ import tensorflow as tf
 from tf_keras_vis.saliency import Saliency
 
 from mura_utils.errors import UserError
-from mura_utils.models import FEATURES
+from mura_utils.models import FEATURES, feature_layers
 
 _CHUNK = 16  # images at once: bounds the memory of the gradients
 
@@ -60,24 +60,29 @@ def class_target(indices: Sequence[int], classes: Sequence[str]) -> Target:
     Args:
         indices: (N,) positions in `classes`, for instance of the predicted labels.
         classes: K labels, in the order of the model's outputs.
+
+    Raises:
+        UserError: a position is none of a class.
     """
+    _check_indices(indices, classes)
     return Target(np.eye(len(classes), dtype=np.float32)[np.asarray(indices)])
 
 
 def contrast_target(indices: Sequence[int], classes: Sequence[str]) -> Target:
     """Explain abnormal against normal of the same body part, for each image.
 
-    The score is the logit of Abnormal-X minus that of Normal-X, so what speaks for the body part
-    as such cancels and the finding remains. The sign is the same whichever of the two was
-    predicted: heat is what speaks for "abnormal".
+    The score is the logit of Abnormal-X minus that of Normal-X, so that what speaks for the body
+    part in both alike cancels. The sign is the same whichever of the two was predicted: heat is
+    what speaks for "abnormal".
 
     Args:
         indices: (N,) positions in `classes`; only their body part matters.
         classes: K labels, in the order of the model's outputs.
 
     Raises:
-        UserError: the model lacks one of the two classes.
+        UserError: the model lacks one of the two classes; a position is none of a class.
     """
+    _check_indices(indices, classes)
     position = {label: k for k, label in enumerate(classes)}
     weights = np.zeros((len(indices), len(classes)), np.float32)
     for row, index in enumerate(indices):
@@ -90,6 +95,15 @@ def contrast_target(indices: Sequence[int], classes: Sequence[str]) -> Target:
                 )
             weights[row, position[label]] = weight
     return Target(weights)
+
+
+def _check_indices(indices: Sequence[int], classes: Sequence[str]) -> None:
+    for index in indices:
+        if not 0 <= index < len(classes):
+            raise UserError(
+                f"{index} is the position of none of the model's {len(classes)} classes: explain "
+                "only labels that it was trained on."
+            )
 
 
 def attention_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -132,9 +146,10 @@ def saliency(
     """Absolute gradient of the score at each input pixel.
 
     The radiograph's one channel feeds the network's three, so the gradient is already their sum.
-    With `smooth_samples` it is the mean over noisy copies (SmoothGrad). tf-keras-vis has that as
-    well, but draws from NumPy's global generator; here all images get the same noise field,
-    scaled to their own range, so that a map depends neither on the batch nor on earlier draws.
+    With `smooth_samples` it is the mean of its absolute values over noisy copies (SmoothGrad; the
+    paper averages with the sign). tf-keras-vis has that as well, but draws from NumPy's global
+    generator; here all images get the same noise field, scaled to their own range, so that a map
+    depends neither on the batch nor on earlier draws.
 
     Args:
         model: ends in ``logits`` and a softmax.
@@ -177,8 +192,8 @@ def grad_cam(
     backbone's final activation with all of them (``layer="conv5_block16_2_conv"`` gives the
     report's).
 
-    Only what raises the score is shown. Where nothing does, as with `contrast_target` on an image
-    that looks normal throughout, the map is all zeros.
+    Only what raises the score is shown. Where nothing does, as `contrast_target` may find on an
+    image that looks normal throughout, the map is all zeros.
 
     Args:
         model: ends in ``logits`` and a softmax.
@@ -202,9 +217,10 @@ def layer_cam(
 ) -> np.ndarray:
     """LayerCAM: each position of a feature map is weighed by its own gradient.
 
-    Grad-CAM's mean gradient says what a channel is worth anywhere. That holds at the end of a
-    network, where cells are a 32nd of the image; before it, a channel speaks for the score here and
-    against it there. Weighing each position by itself allows for finer maps.
+    Grad-CAM's mean gradient says what a channel is worth anywhere. That holds best at the end of a
+    network, where cells are 32 pixels wide; before it, a channel speaks for the score here and
+    against it there. Weighing each position by itself allows for finer maps. Gradients below 0
+    count as 0, so that a map is hardly ever empty, however little speaks for the score.
 
     Args:
         model: ends in ``logits`` and a softmax.
@@ -227,17 +243,28 @@ def layer_cam(
 
 
 def fine_layer(model: keras.Model) -> str:
-    """The last layer up to the head whose cells are 8 pixels wide (in a small network, fewer)."""
-    for layer in model.layers:
-        shape = layer.output.shape
-        # A padded map has a border that belongs to no cell.
-        if len(shape) == 4 and not isinstance(layer, keras.layers.ZeroPadding2D):
-            if round(model.input_shape[1] / shape[1]) > 8:
-                break
-            chosen = layer.name
-        if layer.name == FEATURES:
-            break
-    return chosen
+    """The last ReLU up to the head whose cells are at most 8 pixels wide, where LayerCAM is made.
+
+    A ReLU, because LayerCAM adds up activations, and a negative one would count as evidence against
+    the score where it is none. In DenseNet121 that is ``pool3_relu``; the pooling after it gives
+    2 x 2 cells the same gradient.
+
+    Raises:
+        UserError: the model has no such layer.
+    """
+    rectified = [
+        layer.name
+        for layer, stride in feature_layers(model)
+        if stride <= 8
+        and len(layer.output.shape) == 4
+        and (
+            isinstance(layer, keras.layers.ReLU)
+            or getattr(layer, "activation", None) is keras.activations.relu
+        )
+    ]
+    if not rectified:
+        raise UserError(f"{model.name} has no ReLU with cells of at most 8 pixels: name a layer.")
+    return rectified[-1]
 
 
 def _mean(gradients: np.ndarray) -> np.ndarray:
@@ -339,8 +366,8 @@ def explain(
         model: of `mura_utils.models`.
         images: (N, S, S, 1) float32 in 0..255.
         targets: name -> target of these images.
-        layer: Grad-CAM is made at the feature map that the head sees and at this layer, LayerCAM
-            at `fine_layer`.
+        layer: Grad-CAM is made at the feature map that the head sees, at this layer and at
+            `fine_layer`; LayerCAM at the first and the last of these.
 
     Returns:
         (method, target's name) -> (N, S, S) in [0, 1]; the heads' target is "no target".
@@ -352,10 +379,10 @@ def explain(
     for name, target in targets.items():
         maps["saliency", name] = saliency(model, images, target)
     fine = fine_layer(model)
-    rows = (f"grad_cam at {FEATURES}", f"grad_cam at {layer}", f"layer_cam at {fine}")
-    methods = [(FEATURES, _mean), (layer, _mean), (fine, _positive)]
-    found = _activations(model, images, list(targets.values()), methods)
-    for row, method in enumerate(rows):
+    methods = {f"grad_cam at {at}": (at, _mean) for at in (FEATURES, layer, fine)}
+    methods |= {f"layer_cam at {at}": (at, _positive) for at in (FEATURES, fine)}
+    found = _activations(model, images, list(targets.values()), list(methods.values()))
+    for row, method in enumerate(methods):
         maps |= {(method, name): of[row] for name, of in zip(targets, found, strict=True)}
     return maps
 

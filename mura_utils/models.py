@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -169,6 +169,20 @@ def convolution_names(model: keras.Model) -> list[str]:
         if isinstance(layer, layers.Conv2D):
             names.append(layer.name)
     return names
+
+
+def feature_layers(model: keras.Model) -> Iterator[tuple[keras.Layer, int]]:
+    """Layers up to the feature map in the graph's order, with the pixels a cell of their maps.
+
+    Padding is left out: its border belongs to no cell.
+    """
+    stride = 1
+    for layer in model.layers:
+        stride *= getattr(layer, "strides", (1,))[0]
+        if not isinstance(layer, layers.ZeroPadding2D):
+            yield layer, stride
+        if layer.name == FEATURES:
+            break
 
 
 def parameter_counts(model: keras.Model) -> tuple[int, int, int]:

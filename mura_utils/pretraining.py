@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, validate_parameters
-from mura_utils.models import BACKBONES, build_backbone, save_weights
+from mura_utils.models import BACKBONES, build_backbone, feature_layers, save_weights
 from mura_utils.paths import write_json
 from mura_utils.sources.phantom import BODY_PARTS, VERSION
 from mura_utils.sources.phantom_arm import KINDS
@@ -190,11 +190,7 @@ def build_network(recipe: Recipe) -> tuple[keras.Model, keras.Model]:
     """
     keras.utils.set_random_seed(recipe.seed)
     radiograph, backbone = build_backbone(recipe.experiment, size=None)
-    maps, stride = {}, 1
-    for layer in backbone.layers:
-        stride *= getattr(layer, "strides", (1,))[0]
-        if not isinstance(layer, layers.ZeroPadding2D):
-            maps[stride] = layer.output
+    maps = {stride: layer.output for layer, stride in feature_layers(backbone)}
     pooled = layers.GlobalAveragePooling2D()(backbone.output)
     outputs = {
         "body_part": layers.Dense(len(BODY_PARTS), "softmax", name="body_part")(pooled),

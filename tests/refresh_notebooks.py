@@ -55,7 +55,7 @@ def store(executed: Path, committed: Path) -> None:
 def draw_overview(run: Path) -> None:
     """Draw the README's picture: of each body part the finding that the demo rates highest.
 
-    Above the radiograph with the finding's outline, below Grad-CAM of (abnormal - normal) and
+    Above the radiograph with the finding's outline, below LayerCAM of (abnormal - normal) and
     whether the predicted class is right.
     """
     predictions = read_table(run / "predictions.csv").query("split == 'test'")

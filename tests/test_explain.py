@@ -144,12 +144,12 @@ def test_layer_cam_weighs_each_position_by_its_own_gradient(model, images):
 @pytest.mark.parametrize(
     ("build", "size", "layer", "cells"),
     [
-        (keras.applications.DenseNet121, 96, "pool3_conv", 12),
-        (keras.applications.DenseNet121, 90, "pool3_conv", 11),
+        (keras.applications.DenseNet121, 96, "pool3_relu", 12),
+        (keras.applications.DenseNet121, 60, "pool3_relu", 7),
         (keras.applications.MobileNet, 96, "conv_pw_5_relu", 12),
     ],
 )
-def test_the_fine_layer_is_the_last_of_cells_of_8_pixels(build, size, layer, cells):
+def test_the_fine_layer_is_the_last_relu_of_cells_of_8_pixels(build, size, layer, cells):
     radiograph = keras.Input((size, size, 1))
     x = layers.Concatenate()([radiograph] * 3)
     base = build(weights=None, include_top=False, input_tensor=x)
@@ -158,8 +158,20 @@ def test_the_fine_layer_is_the_last_of_cells_of_8_pixels(build, size, layer, cel
     assert network.get_layer(layer).output.shape[1:3] == (cells, cells)
 
 
-def test_the_fine_layer_of_a_small_network_is_what_the_head_sees(model):
-    assert explain.fine_layer(model) == "features"
+def test_the_fine_layer_of_a_small_network_is_its_last_relu(model):
+    assert explain.fine_layer(model) == "relu"
+
+
+def test_a_network_without_relu_has_no_fine_layer():
+    radiograph, x = start()
+    with pytest.raises(UserError, match="has no ReLU with cells of at most 8 pixels: name a layer"):
+        explain.fine_layer(finish(radiograph, layers.Conv2D(2, 3)(x)))
+
+
+@pytest.mark.parametrize("target", [class_target, contrast_target])
+def test_a_label_that_the_model_was_not_trained_on_is_refused(target):
+    with pytest.raises(UserError, match="-1 is the position of none of the model's 4 classes"):
+        target([0, -1], CLASSES)
 
 
 def test_contrast_is_abnormal_minus_normal_of_the_same_part():
@@ -237,7 +249,8 @@ def test_explain_makes_what_each_method_makes(model, images):
     assert list(maps) == [
         *((f"attention_{head}", "no target") for head in range(3)),
         ("saliency", "class"), ("grad_cam at features", "class"), ("grad_cam at conv_2", "class"),
-        ("layer_cam at features", "class"),
+        ("grad_cam at relu", "class"), ("layer_cam at features", "class"),
+        ("layer_cam at relu", "class"),
     ]  # fmt: skip
     alone = explain.grad_cam(model, images, target, layer="conv_2")
     assert maps["grad_cam at conv_2", "class"] == pytest.approx(alone)
@@ -250,7 +263,8 @@ def test_explain_without_heads_has_no_attention(brightness, bright_corner):
     target = class_target([0], CLASSES)
     maps = explain.explain(brightness, bright_corner, {"class": target}, layer="conv")
     assert {method for method, _ in maps} == {
-        "saliency", "grad_cam at features", "grad_cam at conv", "layer_cam at features"
+        "saliency", "grad_cam at features", "grad_cam at conv", "layer_cam at features",
+        "layer_cam at conv",
     }  # fmt: skip
 
 
