@@ -25,6 +25,7 @@ from mura_utils.sources.phantom import (
     KINDS,
     PARTIAL,
     TREE,
+    draw_case,
     draw_phantoms,
     draw_radiograph,
     phantom_mask,
@@ -169,6 +170,14 @@ def test_a_nail_along_a_whole_bone_does_not_draw_the_film_away_from_the_wrist(se
         for parts in ([ulna, nail, carpal], [ulna, nail])
     )
     assert (abs(with_carpal.astype(int) - without) > 30).sum() > 500
+
+
+def test_a_finding_far_from_the_middle_is_in_the_film() -> None:
+    for seed in range(150):
+        for abnormal in (True, False):
+            rng = np.random.default_rng([7, seed])
+            _, mask = draw_case(rng, "FINGER", "joint disease", abnormal)
+            assert mask.any(), (seed, abnormal)
 
 
 def test_hardware_is_the_brightest_thing() -> None:

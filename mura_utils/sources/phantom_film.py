@@ -321,11 +321,14 @@ def take_radiograph(
     size = np.array(half[::-1])
     shadows = _project(parts, camera, study.centre, scale / 2)
     middle = size * (0.5 + rng.uniform(-0.04, 0.04, 2))
-    found = [(s.start + s.end) / 2 for s in shadows if s.part.role in ("mark", "metal")]
-    if found:  # keep the finding inside the collimated field, and a long nail's body part too
-        there = np.mean(found, 0) + middle
-        wanted = np.clip(there, 0.22 * size, 0.78 * size) - there
-        middle = middle + np.clip(wanted, -0.28 * size, 0.28 * size)
+    found = [s for s in shadows if s.part.role in ("mark", "metal")]
+    if found:  # keep the finding inside the collimated field
+        there = np.mean([(s.start + s.end) / 2 for s in found], 0) + middle
+        shift = np.clip(there, 0.22 * size, 0.78 * size) - there
+        if max(np.hypot(*(s.end - s.start)) for s in found) > max(size) / 2:
+            # A nail along the whole bone: its middle may lie far from the body part.
+            shift = np.clip(shift, -0.28 * size, 0.28 * size)
+        middle = middle + shift
     shadows = [s._replace(start=s.start + middle, end=s.end + middle) for s in shadows]
     bone = _enlarge(_bone_plane(shadows, half), shape)
     quarter = half[0] // 2, half[1] // 2
