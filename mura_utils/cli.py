@@ -40,7 +40,7 @@ def run(
         changes["name"] = name
     start, stop = start.zfill(2), stop.zfill(2)
     run_experiment(
-        resolve_experiment(experiment, changes, start, stop),
+        resolve_experiment(experiment, changes, start),
         start,
         stop,
         overwrite=overwrite,

@@ -327,7 +327,7 @@ def _activations(
         for rows in _chunks(images):
             found = differentiate(tf.constant(images[rows]), tf.constant(target.weights[rows]))
             heats = [
-                np.maximum((activation * weigh(gradient.numpy())).numpy().sum(axis=-1), 0)
+                np.maximum((activation.numpy() * weigh(gradient.numpy())).sum(axis=-1), 0)
                 for activation, gradient, (_, weigh) in zip(*found, methods, strict=True)
             ]
             chunks.append([_heatmaps(heat, images.shape[1]) for heat in heats])

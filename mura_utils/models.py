@@ -162,13 +162,7 @@ def freeze(backbone: keras.Model, unfreeze: int | str) -> None:
 
 def convolution_names(model: keras.Model) -> list[str]:
     """Names of the Conv2D layers up to the feature map, in the graph's order."""
-    names = []
-    for layer in model.layers:
-        if layer.name == FEATURES:
-            break
-        if isinstance(layer, layers.Conv2D):
-            names.append(layer.name)
-    return names
+    return [layer.name for layer, _ in feature_layers(model) if isinstance(layer, layers.Conv2D)]
 
 
 def feature_layers(model: keras.Model) -> Iterator[tuple[keras.Layer, int]]:

@@ -35,7 +35,7 @@ class NotebookFailed(UserError):
 
 
 def resolve_experiment(
-    name: str | Path, changes: Mapping[str, Any], start: str = "01", stop: str = "07"
+    name: str | Path, changes: Mapping[str, Any], start: str = "01"
 ) -> Experiment:
     """The experiment of a file with changes; going on, what earlier notebooks ran with stays.
 
@@ -43,10 +43,9 @@ def resolve_experiment(
         name: file, or name in ``experiments/``.
         changes: parameters that replace the file's.
         start: first notebook to run, two digits.
-        stop: last one.
 
     Raises:
-        UserError: as `load_experiment`; a weights file is absent that one of them would read.
+        UserError: as `load_experiment`.
     """
     path = experiment_file(name)
     values = {**read_parameters(path), **changes}
@@ -55,9 +54,17 @@ def resolve_experiment(
         record = read_record(runs_dir() / experiment.name)
         kept = {key: value for key, value in record.items() if owner(key) < start}
         experiment = validate_parameters({**values, **kept, **changes}, where=path.name)
+    return experiment
+
+
+def require_weights(experiment: Experiment, start: str, stop: str) -> None:
+    """Refuse, before anything runs, a weights file that is absent.
+
+    Raises:
+        UserError: one of the notebooks `start` to `stop` would read it.
+    """
     if start <= owner("weights") <= stop:
         weights_file(experiment.weights)
-    return experiment
 
 
 def run_experiment(
@@ -82,11 +89,12 @@ def run_experiment(
         The run's folder.
 
     Raises:
-        UserError: the name is used, there is nothing to go on with, or a parameter differs from
-            what the run was made with. Nothing has been touched then.
+        UserError: the name is used, there is nothing to go on with, a parameter differs from what
+            the run was made with, or a weights file is absent. Nothing has been touched then.
         NotebookFailed: a notebook stopped; its executed part lies in the run's folder.
     """
     names = select_notebooks(start, stop)
+    require_weights(experiment, start, stop)
     folder = runs_dir() / experiment.name
     if start == "01":
         _make_room(folder, overwrite)

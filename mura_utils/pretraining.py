@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class Recipe:
             half.
         weight_decay: AdamW's.
         seed: of initialisation and phantoms.
+        phantoms: version of their anatomy and radiography, which cannot be chosen.
     """
 
     backbone: str = "densenet121"
@@ -72,6 +73,7 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     seed: int = 0
+    phantoms: int = field(default=VERSION, init=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained.
@@ -280,10 +282,11 @@ class _Checkpoint:
         arrays, record = read_checkpoint(self.path)
         asked, given = asdict(self.recipe), record["recipe"]
         for name in asked:
-            grows = name == "images" and asked[name] >= given[name]
-            if asked[name] != given[name] and not grows:
+            before = given.get(name, 1)  # checkpoints did not name the first phantoms
+            grows = name == "images" and asked[name] >= before
+            if asked[name] != before and not grows:
                 raise UserError(
-                    f"{self.path} was made with {name} = {given[name]}, not {asked[name]}: "
+                    f"{self.path} was made with {name} = {before}, not {asked[name]}: "
                     "choose another folder, or remove it."
                 )
         for variable, array in zip(self._variables(), arrays, strict=True):
@@ -337,7 +340,6 @@ def _finish(
         "file": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "recipe": asdict(recipe),
-        "phantoms": VERSION,
         "backend": f"{keras.backend.backend()}, keras {keras.__version__}",
         "minutes": round(checkpoint.seconds / 60, 1),
         "held_out": held_out,

@@ -37,7 +37,7 @@ from mura_utils.notebook import (
     require,
 )
 from mura_utils.paths import atomic_write, cache_dir, data_dir, read_json, runs_dir, write_json
-from mura_utils.pipeline import resolve_experiment, select_notebooks
+from mura_utils.pipeline import require_weights, resolve_experiment, select_notebooks
 
 SHARED = {
     "01_data_understanding": ("inventory.csv", "quality.json"),
@@ -167,14 +167,15 @@ def plan(
     for file in files:
         path = experiment_file(file)
         for name in _names(path, changes, seeds):
-            experiment = resolve_experiment(path, {**changes, **name}, start, stop)
+            experiment = resolve_experiment(path, {**changes, **name}, start)
             if experiment.name in runs:
                 raise UserError(
                     f"{made_by[experiment.name]} and {path} both make the run {experiment.name}: "
                     "give each file a name of its own."
                 )
             made_by[experiment.name] = path
-            runs[experiment.name] = _locate(experiment, path, start, stop)
+            run = runs[experiment.name] = _locate(experiment, path, start, stop)
+            require_weights(experiment, run.start, stop)
     return list(runs.values())
 
 

@@ -90,19 +90,24 @@ def test_grad_cam_looks_where_the_evidence_is(brightness, bright_corner):
     assert heatmap[12:, :20].max() == 0
 
 
-def test_grad_cam_equals_its_formula_at_the_logits(model, images):
-    """Selvaraju et al. 2017, equations 1 and 2, by hand; the softmax must not take part."""
+def cams_by_hand(model, images, layer, weigh) -> np.ndarray:
+    """Class activation maps of the logit of class 1, enlarged; the softmax must not take part."""
     import tensorflow as tf
 
     both = keras.Model(
-        model.input, [model.get_layer("features").output, model.get_layer("logits").output]
+        model.input, [model.get_layer(layer).output, model.get_layer("logits").output]
     )
     with tf.GradientTape() as tape:
         features, logits = both(images)
         score = logits[:, 1]
-    weights = tf.reduce_mean(tape.gradient(score, features), axis=(1, 2), keepdims=True)
+    weights = weigh(tape.gradient(score, features).numpy())
     cam = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))
-    cam = tf.image.resize(cam[..., None], (SIZE, SIZE))[..., 0].numpy()
+    return tf.image.resize(cam[..., None], (SIZE, SIZE))[..., 0].numpy()
+
+
+def test_grad_cam_equals_its_formula_at_the_logits(model, images):
+    """Selvaraju et al. 2017, equations 1 and 2, by hand."""
+    cam = cams_by_hand(model, images, "features", lambda g: g.mean(axis=(1, 2), keepdims=True))
     heatmaps = explain.grad_cam(model, images, class_target([1] * 5, CLASSES))
     assert cam.max() > 0
     for one, expected in zip(heatmaps, cam, strict=True):
@@ -120,25 +125,14 @@ def test_grad_cam_stays_at_the_layer_it_was_given(model, images):
 
 def test_layer_cam_weighs_each_position_by_its_own_gradient(model, images):
     """Jiang et al. 2021, by hand."""
-    import tensorflow as tf
-
-    both = keras.Model(
-        model.input, [model.get_layer("conv_1").output, model.get_layer("logits").output]
-    )
-    with tf.GradientTape() as tape:
-        features, logits = both(images)
-        score = logits[:, 1]
-    cam = tf.nn.relu(tf.reduce_sum(tf.nn.relu(tape.gradient(score, features)) * features, axis=-1))
-    cam = tf.image.resize(cam[..., None], (SIZE, SIZE))[..., 0].numpy()
-    target = class_target([1] * 5, CLASSES)
-    for one, expected in zip(explain.layer_cam(model, images, target, "conv_1"), cam, strict=True):
+    cam = cams_by_hand(model, images, "conv_1", lambda g: np.maximum(g, 0))
+    heatmaps = explain.layer_cam(model, images, class_target([1] * 5, CLASSES), "conv_1")
+    for one, expected in zip(heatmaps, cam, strict=True):
         assert expected.max() > 0
         expected = (expected - expected.min()) / np.ptp(expected)
         assert one == pytest.approx(expected, abs=1e-4)
-    assert not np.allclose(
-        explain.layer_cam(model, images, target, "conv_1"),
-        explain.grad_cam(model, images, target, "conv_1"),
-    )
+    grad_cams = explain.grad_cam(model, images, class_target([1] * 5, CLASSES), "conv_1")
+    assert not np.allclose(heatmaps, grad_cams)
 
 
 @pytest.mark.parametrize(

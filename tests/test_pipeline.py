@@ -50,7 +50,7 @@ def series(tmp_path, monkeypatch):
 
 
 def run(start="01", stop="07", overwrite=False, **changes):
-    experiment = pipeline.resolve_experiment("demo", {"name": "mine", **changes}, start, stop)
+    experiment = pipeline.resolve_experiment("demo", {"name": "mine", **changes}, start)
     return pipeline.run_experiment(
         experiment, start, stop, overwrite=overwrite, progress=False, report=lambda line: None
     )

@@ -14,7 +14,7 @@ from mura_utils.experiments import validate_parameters
 from mura_utils.models import build_model, load_model
 from mura_utils.paths import read_json, write_json
 from mura_utils.pretraining import Recipe, pretrain
-from mura_utils.sources.phantom import draw_case
+from mura_utils.sources.phantom import VERSION, draw_case
 from mura_utils.sources.phantom_arm import KINDS
 from mura_utils.sources.phantom_crops import CELL, draw_crops
 
@@ -193,6 +193,10 @@ def test_a_checkpoint_of_another_recipe_is_kept_and_named(trained):
         pretrain(recipe(seed=1), folder)
     with pytest.raises(UserError, match=r"made with images = 40, not 32"):
         pretrain(recipe(images=32), folder)
+    of_old_phantoms = recipe()
+    object.__setattr__(of_old_phantoms, "phantoms", 1)
+    with pytest.raises(UserError, match=f"made with phantoms = {VERSION}, not 1"):
+        pretrain(of_old_phantoms, folder)
     assert (folder / "checkpoint.npz").read_bytes() == before
 
 

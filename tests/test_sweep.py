@@ -232,7 +232,7 @@ def test_other_parameters_than_a_run_was_made_with_are_refused(world):
 
 
 def test_again_from_a_notebook(world):
-    files = [world.experiment("a"), world.experiment("b")]
+    files, made = [world.experiment("a"), world.experiment("b")], Experiment().epochs
     with pytest.raises(UserError, match="run 01_data_understanding first"):
         plan(files, {}, start="06")
     run(files)
@@ -240,8 +240,19 @@ def test_again_from_a_notebook(world):
     outcomes = run(files, start="06", stop="06", threshold=0.3)
     assert states(outcomes) == {"a": "done", "b": "done"}
     assert world.calls() == ["a 06", "b 06"]
-    with pytest.raises(UserError, match="epochs = 3, but the run a was made with "):
+    with pytest.raises(UserError, match=f"epochs = 3, but the run a was made with {made}"):
         plan(files, {"epochs": 3}, start="06")
+
+
+def test_an_absent_weights_file_stops_only_what_would_read_it(world):
+    file, weights = world.experiment("a"), world.folder / "a.npz"
+    with pytest.raises(UserError, match=r"a\.npz is no file"):
+        plan([file], {"weights": str(weights)}, seeds=2)
+    assert len(plan([file], {"weights": str(weights)}, seeds=2, stop="04")) == 2
+    weights.touch()
+    run([file], stop="05", weights=str(weights))
+    weights.unlink()
+    assert plan([file], {"weights": str(weights)})[0].start == "06"
 
 
 def test_an_experiment_file_edited_meanwhile_changes_no_run(world):
