@@ -109,14 +109,18 @@ def _features(path: Path) -> str:
     about_file = path / "about.json"
     if not about_file.is_file():
         return "activations, begun"
-    about = paths.read_json(about_file)
     whole, begun = (len(list(path.glob(f"view-*.{kind}"))) for kind in ("npy", "partial"))
-    views = "augmented view(s)" if about["augmentation"] else "plain view(s)"
-    return (
-        f"activations of {about['images']:,} images at {about['image_size']} px, {whole} {views}"
-        + (f" and {begun} begun" if begun else "")
-        + f", {about['network']}, {about['computed_by']}"
-    )
+    try:
+        with paths.reading(about_file) as about:
+            views = "augmented view(s)" if about["augmentation"] else "plain view(s)"
+            return (
+                f"activations of {about['images']:,} images at {about['image_size']} px, "
+                f"{whole} {views}"
+                + (f" and {begun} begun" if begun else "")
+                + f", {about['network']}, {about['computed_by']}"
+            )
+    except UserError:
+        return "damaged"
 
 
 def _is_locked(lock: Path) -> bool:

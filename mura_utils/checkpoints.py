@@ -37,5 +37,5 @@ def read_checkpoint(path: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
         with np.load(path) as stored:
             record = json.loads(str(stored["record"]))
             return [stored[f"v{index}"] for index in range(len(stored.files) - 1)], record
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}): remove it to begin anew.") from None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from mura_utils.errors import UserError
+from mura_utils.errors import UserError, describe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and check data sets.")
@@ -39,6 +42,7 @@ def run(
     if name:
         changes["name"] = name
     start, stop = start.zfill(2), stop.zfill(2)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the kernel, as Ctrl-C does
     run_experiment(
         resolve_experiment(experiment, changes, start),
         start,
@@ -117,9 +121,9 @@ def compare(
     from mura_utils import comparison
     from mura_utils.paths import write_csv
 
-    folders, others = comparison.find_runs(runs)
-    if others:
-        typer.echo(f"Not trained, left out: {len(others)} ({', '.join(others)})", err=True)
+    folders, left_out = comparison.find_runs(runs)
+    for name, reason in left_out.items():
+        typer.echo(f"Left out, {name}: {reason}", err=True)
     table = comparison.compare(folders)
     width = shutil.get_terminal_size((200, 24)).columns
     typer.echo(comparison.format_table(table).T.to_string(line_width=width))
@@ -137,11 +141,11 @@ def data_phantom(
     seed: Annotated[int, typer.Option(help="another seed draws other patients", min=0)] = 0,
 ) -> None:
     """Draw a phantom data set in MURA's layout."""
-    from mura_utils.paths import data_dir
+    from mura_utils.paths import data_dir, expand
     from mura_utils.sources import open_source
     from mura_utils.sources.phantom import draw_phantoms
 
-    root = data_dir() / Path(folder).expanduser()
+    root = data_dir() / expand(folder)
     draw_phantoms(root, patients=patients, seed=seed, progress=sys.stderr.isatty())
     typer.echo(open_source(root))
 
@@ -154,11 +158,11 @@ def data_check(
 ) -> None:
     """Say what a data folder holds and which files a run would exclude."""
     from mura_utils.manifest import quality_report, scan
-    from mura_utils.paths import data_dir
+    from mura_utils.paths import data_dir, expand, resolve
     from mura_utils.sources import open_source
 
-    here = Path(folder).expanduser()
-    root = here.resolve() if here.exists() else data_dir() / here
+    here = expand(folder)
+    root = resolve(here) if here.exists() else data_dir() / here
     listing = open_source(root, source)
     typer.echo(listing)
     inventory = scan(listing, read_pixels=pixels, progress=sys.stderr.isatty())
@@ -238,21 +242,30 @@ def cache(
 def _changes(assignments: Sequence[str]) -> dict[str, Any]:
     """Parameters as typed in a shell: a path is meant from where the shell is."""
     from mura_utils.experiments import parse_assignment
+    from mura_utils.paths import expand, resolve
 
     changes = dict(parse_assignment(assignment) for assignment in assignments)
     for key in ("data_dir", "weights"):
         # What does not exist from here may be a name in data/, or imagenet.
-        if key in changes and Path(changes[key]).expanduser().exists():
-            changes[key] = str(Path(changes[key]).expanduser().resolve())
+        if key in changes and expand(changes[key]).exists():
+            changes[key] = str(resolve(changes[key]))
     return changes
 
 
 def main() -> None:
-    """Run the command; an error that the user can put right is one sentence and status 1."""
+    """Run the command; what the user can put right is one sentence and status 1.
+
+    So are errors of the operating system; with ``MURA_DEBUG=1`` they show where they come from.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may know ASCII only
     try:
         app()
-    except UserError as error:
-        typer.echo(f"mura: {error}", err=True)
+    except (UserError, OSError, MemoryError, BrokenExecutor) as error:
+        if os.environ.get("MURA_DEBUG") == "1":
+            raise
+        typer.echo(f"mura: {describe(error)}", err=True)
         raise SystemExit(1) from None
     except SystemExit as error:
         if error.code == 130:  # what typer makes of KeyboardInterrupt

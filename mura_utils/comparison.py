@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment
-from mura_utils.notebook import read_record
-from mura_utils.paths import read_json, runs_dir
+from mura_utils.experiments import validate_parameters
+from mura_utils.paths import reading
+from mura_utils.record import find_run, is_tested, is_trained, read_record
 
 REPORT_RUNS = pd.DataFrame(
     [
@@ -31,6 +31,8 @@ REPORT_RUNS = pd.DataFrame(
 
 REPORT_COLUMNS = {name: f"report_mura_image_split_{name}" for name in ("val_accuracy", "val_loss")}
 """The columns of `compare` that hold the report's values, by their names in `REPORT_RUNS`."""
+
+NOT_TRAINED = "not trained"
 
 _TEST_METRICS = {
     "test_accuracy": ("image", "accuracy"),
@@ -59,8 +61,8 @@ _HEADINGS = {
 _MEASURES = [column for column in _HEADINGS if column not in REPORT_COLUMNS.values()]
 
 
-def find_runs(arguments: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
-    """The folders of trained runs among `arguments`, each once, and the names of the others.
+def find_runs(arguments: Iterable[str | Path]) -> tuple[list[Path], dict[str, str]]:
+    """The folders of trained runs among `arguments`, each once, and why the others are left out.
 
     Args:
         arguments: names in ``runs/``, or paths of folders.
@@ -68,17 +70,22 @@ def find_runs(arguments: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
     Raises:
         UserError: there is no trained run among them.
     """
-    folders, others = [], []
+    folders: list[Path] = []
+    left_out = {}
     for argument in arguments:
-        named = runs_dir() / argument
-        folder = (named if named.is_dir() else Path(argument)).resolve()
-        if not (folder / "training.json").is_file():
-            others.append(str(argument))
-        elif folder not in folders:
-            folders.append(folder)
+        folder = find_run(argument)
+        try:
+            if not is_trained(folder):
+                left_out[str(argument)] = NOT_TRAINED
+            elif folder not in folders:
+                _read(folder)
+                folders.append(folder)
+        except UserError as error:
+            left_out[str(argument)] = str(error)
     if not folders:
-        raise UserError(f"{', '.join(others)}: no trained run; train one with 'mura run'.")
-    return folders, others
+        reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in left_out.items())
+        raise UserError(f"There is no trained run ({reasons}); train one with 'mura run'.")
+    return folders, left_out
 
 
 def compare(folders: Sequence[Path]) -> pd.DataFrame:
@@ -92,12 +99,13 @@ def compare(folders: Sequence[Path]) -> pd.DataFrame:
         folders: of trained runs.
 
     Returns:
-        One row a group, indexed by label: runs (how many), tested (how many have metrics.json),
-        names; the mean of each measure and, as ``<measure>_sd``, its standard deviation (n - 1, NaN
-        for one run); `REPORT_COLUMNS`, NaN where the report has no such run; source, protocol. The
-        measures are val_accuracy, val_loss, accuracy and loss of the best epoch, epochs and seconds
-        of the training, and over the tested runs test_accuracy, test_kappa (all classes, per
-        image), test_auroc_abnormal (per image) and test_kappa_study (binary).
+        One row a group, indexed by label: runs (how many), tested (how many of them have completed
+        06_evaluation), names; the mean of each measure and, as ``<measure>_sd``, its standard
+        deviation (n - 1, NaN for one run); `REPORT_COLUMNS`, NaN where the report has no such
+        run; source, protocol. The measures are val_accuracy, val_loss, accuracy and loss of the
+        best epoch, epochs and seconds of the training, and over the tested runs test_accuracy,
+        test_kappa (all classes, per image), test_auroc_abnormal (per image) and test_kappa_study
+        (binary).
 
     Raises:
         UserError: there are no folders.
@@ -123,8 +131,11 @@ def table(runs_folder: Path) -> pd.DataFrame:
 
     What the test images say stays out: notebook 05 shows this, and only 06 opens the test set.
     """
-    found = sorted(runs_folder.glob("[!.]*/training.json"))
-    compared = compare([path.parent for path in found])
+    folders, left_out = find_runs(sorted(runs_folder.glob("[!.]*/")))
+    for name, reason in left_out.items():
+        if reason != NOT_TRAINED:
+            print(f"Left out, {Path(name).name}: {reason}")
+    compared = compare(folders)
     return format_table(compared.assign(tested=0, **dict.fromkeys(_TEST_METRICS, np.nan)))
 
 
@@ -170,11 +181,11 @@ def _groups(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
 def _read(folder: Path) -> dict[str, Any]:
     """One run as a row: its name, parameters and measures."""
     # A run of an earlier version may lack a parameter: it ran as today's default does.
-    parameters = {**Experiment().model_dump(), **read_record(folder)}
+    record = validate_parameters(read_record(folder), where=str(folder / "experiment.yaml"))
+    parameters = record.model_dump()
     seed = parameters.pop("seed")
     del parameters["name"]
     stem = re.sub(r"-seed\d+$", "", folder.name)
-    described = read_json(folder / "training.json")
     row = {
         "name": folder.name,
         "folder": str(folder),
@@ -184,17 +195,18 @@ def _read(folder: Path) -> dict[str, Any]:
         "parameters": json.dumps(parameters, sort_keys=True),
         "source": parameters["source"],
         "protocol": parameters["protocol"],
-        **described["best"],
-        "epochs": described["epochs"],
-        "seconds": described["seconds"],
-        "tested": (folder / "metrics.json").is_file(),
+        "tested": is_tested(folder),
         **dict.fromkeys(_TEST_METRICS),
     }
+    with reading(folder / "training.json") as described:
+        values = {**described["best"], **described}
+        row |= {name: float(values[name]) for name in _MEASURES if name not in _TEST_METRICS}
     if row["tested"]:
-        metrics = read_json(folder / "metrics.json")
-        row["source"] = metrics["source"]  # what "auto" has recognised
-        for column, (level, metric) in _TEST_METRICS.items():
-            row[column] = metrics[level][metric]["value"]
+        with reading(folder / "metrics.json") as metrics:
+            row["source"] = str(metrics["source"])  # what "auto" has recognised
+            for column, (level, metric) in _TEST_METRICS.items():
+                value = metrics[level][metric]["value"]
+                row[column] = None if value is None else float(value)
     return row
 
 

@@ -1,8 +1,25 @@
 """The one exception that a user of the package is meant to read."""
 
+from __future__ import annotations
+
 
 class UserError(ValueError):
     """Something that the user can put right: one sentence saying what, where and what to do.
 
     The command line prints the sentence without a traceback; notebooks show it as the last line.
     """
+
+
+def describe(error: Exception) -> str:
+    """One sentence for the user: an error's own, or path and reason of one of the system's.
+
+    Example:
+        >>> describe(FileNotFoundError(2, "No such file or directory", "/data/a.png"))
+        '/data/a.png: No such file or directory.'
+    """
+    if isinstance(error, MemoryError):
+        return "There is not enough memory: lower batch_size, image_size or the number of images."
+    if not isinstance(error, OSError) or error.strerror is None:
+        return " ".join(str(error).split()) or type(error).__name__
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror}."

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from mura_utils.errors import UserError
-from mura_utils.paths import REPOSITORY, data_dir, write_text
+from mura_utils.paths import REPOSITORY, data_dir, expand, require_repository, write_text
 
 EXPERIMENTS = REPOSITORY / "experiments"
 
@@ -247,7 +247,7 @@ def weights_file(weights: str) -> Path | None:
         return None
     if weights == "phantom":
         return PHANTOM_WEIGHTS
-    path = data_dir() / Path(weights).expanduser()
+    path = data_dir() / expand(weights)
     if not path.is_file():
         raise UserError(
             f"weights: {path} is no file; give phantom, imagenet, none, or a weights file."
@@ -264,6 +264,7 @@ def experiment_file(name: str | Path) -> Path:
     for candidate in (Path(name), EXPERIMENTS / name, EXPERIMENTS / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
+    require_repository()
     known = ", ".join(sorted(path.stem for path in EXPERIMENTS.glob("*.yaml")))
     raise UserError(f"There is no experiment {str(name)!r}; give a YAML file or one of: {known}.")
 

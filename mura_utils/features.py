@@ -25,7 +25,6 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from filelock import FileLock
 from tqdm.auto import tqdm
 
 from mura_utils import paths
@@ -39,6 +38,7 @@ from mura_utils.generators import (
     content_keys,
     stream,
 )
+from mura_utils.locks import waiting
 from mura_utils.notebook import data_root
 from mura_utils.terminal import hide_bars, to_the_terminal
 
@@ -450,7 +450,7 @@ def extract(
         for features in sets:
             features.folder.mkdir(parents=True, exist_ok=True)
             paths.write_json(features.folder / "about.json", features.about)
-            with FileLock(features.folder / ".lock"):
+            with waiting(features.folder / ".lock", "computes the same activations"):
                 for view in range(features.views):
                     computed += _store_view(features, view, pixels, run, bar)
     return Extraction(computed, total - computed, time.perf_counter() - began, computed_by)

@@ -55,7 +55,7 @@ def load_pixels(
         UserError: a file vanished or changed since the manifest was made, or the disk is too small.
         ImageFault: an image cannot be decoded.
     """
-    root = Path(root).resolve()
+    root = paths.resolve(root)
     contents = content_keys(root, manifest)
     key = repr((CACHE_VERSION, size, list(zip(manifest["path"], contents, strict=True)))).encode()
     folder = paths.cache_dir() if cache_dir is None else Path(cache_dir)

@@ -12,6 +12,7 @@ remember how it was trained.
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from keras import KerasTensor, layers, regularizers
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, weights_file
 from mura_utils.layers import attention_heads, squeeze_excite
-from mura_utils.paths import atomic_write, read_json
+from mura_utils.paths import atomic_write, reading
 
 FEATURES = "features"
 """Name of the layer whose output, (N, h, w, C), the head reads: the backbone's final map."""
@@ -202,8 +203,21 @@ def load_model(path: Path) -> keras.Model:
         raise UserError(f"{path} is missing: train it with notebook 05_modeling.")
     try:
         return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a Keras model ({error}); run 05_modeling again.") from error
+    except Exception as error:  # whatever a layer raises that does not know its configuration
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise UserError(
+            f"{path}, {_saved_by(path)}, cannot be read by Keras {keras.__version__} ({reason}): "
+            "use an environment with the version that saved it, or train it again with 05_modeling."
+        ) from error
+
+
+def _saved_by(path: Path) -> str:
+    """What a model's file says about the Keras that saved it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f"saved by Keras {json.loads(archive.read('metadata.json'))['keras_version']}"
+    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
+        return "which is no whole Keras file"
 
 
 def _scaling(experiment: Experiment) -> layers.Layer:
@@ -246,8 +260,8 @@ def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
     )
     try:
         as_saved.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # h5py's and Keras's, of many kinds
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"{path} does not fit {experiment.backbone} without its top ({reason}): check the "
             "backbone, and for mobilenet alpha."
@@ -277,11 +291,11 @@ def _read_weights(backbone: keras.Model, path: Path) -> None:
         UserError: the file is not that of its card, damaged, or of another network.
     """
     card = path.with_suffix(".json")
-    if (
-        card.is_file()
-        and read_json(card)["sha256"] != hashlib.sha256(path.read_bytes()).hexdigest()
-    ):
-        raise UserError(f"{path} is not the file that {card.name} describes: fetch both again.")
+    if card.is_file():
+        with reading(card) as described:
+            expected = described["sha256"]
+        if expected != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise UserError(f"{path} is not the file that {card.name} describes: fetch both again.")
     try:
         with np.load(path) as stored:
             arrays = [stored[weight.path] for weight in backbone.weights]

@@ -9,7 +9,6 @@ import ast
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,17 @@ from IPython import get_ipython
 from IPython.display import Markdown, display
 
 from mura_utils.errors import UserError
-from mura_utils.experiments import (
-    Experiment,
-    owner,
-    read_parameters,
-    save_experiment,
-    validate_parameters,
-)
-from mura_utils.paths import data_dir, read_json, runs_dir, write_json
-
-NOTEBOOKS = (
-    "01_data_understanding",
-    "02_data_preprocessing",
-    "03_data_preparation",
-    "04_data_transformation",
-    "05_modeling",
-    "06_evaluation",
-    "07_explainability",
+from mura_utils.experiments import Experiment, validate_parameters
+from mura_utils.paths import data_dir, expand, read_json, runs_dir
+from mura_utils.record import (
+    NOTEBOOKS,
+    begin,
+    lock,
+    read_record,
+    refuse_changes,
+    release,
+    require,
+    write_completed,
 )
 
 _TEXT_COLUMNS = (
@@ -80,11 +73,15 @@ class Run:
 
         Returns:
             One sentence for the reader.
+
+        Raises:
+            UserError: an earlier notebook was started again meanwhile.
         """
-        _write_completed(
-            self.folder, [*_completed_before(self.folder, self.notebook), self.notebook]
-        )
-        later = NOTEBOOKS[NOTEBOOKS.index(self.notebook) + 1 :]
+        require(self.folder, before=self.notebook)
+        position = NOTEBOOKS.index(self.notebook) + 1
+        write_completed(self.folder, list(NOTEBOOKS[:position]))
+        release(self.folder)
+        later = NOTEBOOKS[position:]
         following = f" Next: {later[0]}." if later else ""
         return f"{self.notebook} is complete in the run {self.experiment.name}.{following}"
 
@@ -93,7 +90,8 @@ def open_run(notebook: str, cells: Sequence[str]) -> Run:
     """Open the run that the notebook's parameters name.
 
     A parameter that the notebook does not set comes from the run's ``experiment.yaml``, else it
-    takes its default. That file then holds every value as run.
+    takes its default. That file then holds every value as run. The run is locked until
+    `Run.complete`, or until the kernel ends.
 
     Args:
         notebook: one of `NOTEBOOKS`.
@@ -102,21 +100,30 @@ def open_run(notebook: str, cells: Sequence[str]) -> Run:
 
     Raises:
         UserError: an unknown or ill-typed parameter; an earlier notebook has not run; a parameter
-            of an earlier notebook differs from what that notebook ran with.
+            of an earlier notebook differs from what that notebook ran with; another process works
+            in the run.
     """
     _show_user_errors_as_a_sentence()
     given = parameters_in(cells, notebook)
     folder = runs_dir() / validate_parameters(given, notebook).name
+    lock(folder)
+    try:
+        experiment = _begin(notebook, given, folder)
+    except BaseException:
+        release(folder)
+        raise
+    return Run(experiment, folder, notebook)
+
+
+def _begin(notebook: str, given: Mapping[str, Any], folder: Path) -> Experiment:
     record = read_record(folder)
     number = notebook[:2]
     if number > "01":
         require(folder, before=notebook)
         refuse_changes(given, record, folder.name, number)
     experiment = validate_parameters({**record, **given}, notebook)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_completed(folder, _completed_before(folder, notebook))
-    save_experiment(experiment, folder / "experiment.yaml")
-    return Run(experiment, folder, notebook)
+    begin(folder, experiment, notebook)
+    return experiment
 
 
 def parameters_in(cells: Sequence[str], where: str) -> dict[str, Any]:
@@ -141,61 +148,9 @@ def parameters_in(cells: Sequence[str], where: str) -> dict[str, Any]:
     return parameters
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """The parameters that a run was made with; empty for a new run."""
-    path = folder / "experiment.yaml"
-    return read_parameters(path) if path.is_file() else {}
-
-
-def refuse_changes(
-    given: Mapping[str, Any], record: Mapping[str, Any], name: str, number: str
-) -> None:
-    """Refuse a parameter of a notebook before `number` that differs from the run's record.
-
-    Raises:
-        UserError: names the parameter and the notebook to go back to.
-    """
-    parameter = first_change(given, record, number)
-    if parameter is not None:
-        raise UserError(
-            f"{parameter} = {given[parameter]!r}, but the run {name} was made with "
-            f"{record[parameter]!r} in notebook {owner(parameter)}: start again from there, or "
-            "choose another name."
-        )
-
-
-def first_change(given: Mapping[str, Any], record: Mapping[str, Any], number: str) -> str | None:
-    """The first parameter of a notebook before `number` that differs from a run's record."""
-    for parameter, value in given.items():
-        if owner(parameter) < number and record.get(parameter, value) != value:
-            return parameter
-    return None
-
-
 def data_root(experiment: Experiment) -> Path:
     """The folder of an experiment's data set: absolute, or relative to the data folder."""
-    return data_dir() / Path(experiment.data_dir).expanduser()
-
-
-def completed(folder: Path) -> list[str]:
-    """Notebooks whose artefacts in `folder` are complete and up to date, in order."""
-    path = folder / "state.json"
-    return read_json(path)["completed"] if path.is_file() else []
-
-
-def require(folder: Path, before: str) -> None:
-    """Refuse to go on where an earlier notebook has not run.
-
-    Raises:
-        UserError: names the notebook to run first.
-    """
-    done = completed(folder)
-    for name in NOTEBOOKS[: NOTEBOOKS.index(before)]:
-        if name not in done:
-            raise UserError(
-                f"{before} needs what {name} writes, and the run {folder.name!r} has not "
-                f"completed that: run {name} first, with name = {folder.name!r}."
-            )
+    return data_dir() / expand(experiment.data_dir)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -221,15 +176,6 @@ def describe_environment(device: str | None = None) -> str:
     """One line for the top of a notebook: versions, and the device where one is used."""
     listed = ", ".join(f"{name} {number}" for name, number in versions().items())
     return listed + (f"; device: {device}" if device else "")
-
-
-def _completed_before(folder: Path, notebook: str) -> list[str]:
-    return [name for name in completed(folder) if name < notebook]
-
-
-def _write_completed(folder: Path, names: list[str]) -> None:
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    write_json(folder / "state.json", {"completed": names, "changed": now})
 
 
 def _show_user_errors_as_a_sentence() -> None:

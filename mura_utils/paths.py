@@ -23,7 +23,48 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def _folder(variable: str, name: str) -> Path:
-    return Path(os.environ.get(variable) or REPOSITORY / name).expanduser().resolve()
+    given = os.environ.get(variable)
+    if not given:
+        require_repository()
+    return resolve(given or REPOSITORY / name)
+
+
+def require_repository() -> None:
+    """Refuse to work from a copy of the package that has no notebooks and experiments beside it.
+
+    Raises:
+        UserError: this is such a copy, as ``pip install .`` makes it.
+    """
+    if not (REPOSITORY / "notebooks").is_dir():
+        raise UserError(
+            f"The package in {REPOSITORY} was installed without its notebooks and experiments: "
+            "install it from a clone of the repository with 'pip install -e .', which leaves it "
+            "there."
+        )
+
+
+def expand(path: str | Path) -> Path:
+    """The path with ``~`` replaced by the user's home.
+
+    Raises:
+        UserError: there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: no home folder is known for '~'; write the path out.") from None
+
+
+def resolve(path: str | Path) -> Path:
+    """The absolute path, without links and ``~``.
+
+    Raises:
+        UserError: there is no such home, or links lead in a circle.
+    """
+    try:
+        return expand(path).resolve()
+    except RuntimeError:
+        raise UserError(f"{path}: its links lead in a circle; give another path.") from None
 
 
 def data_dir() -> Path:
@@ -79,9 +120,31 @@ def read_json(path: Path) -> Any:
         UserError: the file is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}); delete it and make it again.") from error
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not JSON ({error}): it was changed after it was written; run what wrote it "
+            "again."
+        ) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Any]:
+    """Yield the content of a JSON file that this project wrote, for a block that takes it apart.
+
+    Raises:
+        UserError: the file is not JSON, or lacks what the block looks for.
+    """
+    content = read_json(path)
+    try:
+        yield content
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path} does not hold what this version writes there ({type(error).__name__}: {error})"
+            ": run what wrote it again."
+        ) from error
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -22,12 +19,20 @@ from mura_utils.experiments import (
     experiment_file,
     owner,
     read_parameters,
-    save_experiment,
     validate_parameters,
     weights_file,
 )
-from mura_utils.notebook import NOTEBOOKS, completed, read_record, refuse_changes, require
+from mura_utils.kernels import execute, require_kernel
 from mura_utils.paths import REPOSITORY, runs_dir
+from mura_utils.record import (
+    NOTEBOOKS,
+    begin,
+    completed,
+    read_record,
+    refuse_changes,
+    require,
+    working_in,
+)
 
 
 class NotebookFailed(UserError):
@@ -89,28 +94,30 @@ def run_experiment(
         The run's folder.
 
     Raises:
-        UserError: the name is used, there is nothing to go on with, a parameter differs from what
-            the run was made with, or a weights file is absent. Nothing has been touched then.
+        UserError: the name is used, another process works in the run, there is nothing to go on
+            with, a parameter differs from what the run was made with, a weights file is absent, or
+            no kernel starts. Nothing has been touched then.
         NotebookFailed: a notebook stopped; its executed part lies in the run's folder.
     """
     names = select_notebooks(start, stop)
     require_weights(experiment, start, stop)
     folder = runs_dir() / experiment.name
-    if start == "01":
-        _make_room(folder, overwrite)
-    else:
-        require(folder, before=names[0])
-        refuse_changes(experiment.model_dump(), read_record(folder), experiment.name, start)
+    _refuse(experiment, folder, names[0], overwrite)
+    with working_in(folder):
+        _refuse(experiment, folder, names[0], overwrite)  # unless another process came first
+        require_kernel()
+        if start == "01":
+            discard(folder)
         # What a kill left half-written.
         for leftover in (*folder.glob(".*.tmp.*"), *folder.glob(".*.partial.ipynb")):
             leftover.unlink()
-    save_experiment(experiment, folder / "experiment.yaml")
-    began = time.perf_counter()
-    for position, name in enumerate(names, start=1):
-        notebook_began = time.perf_counter()
-        report(f"[{position}/{len(names)}] {name}")
-        _execute(name, experiment, folder, progress)
-        report(f"      {time.perf_counter() - notebook_began:.0f} s")
+        begin(folder, experiment, names[0])
+        began = time.perf_counter()
+        for position, name in enumerate(names, start=1):
+            notebook_began = time.perf_counter()
+            report(f"[{position}/{len(names)}] {name}")
+            _execute(name, experiment, folder, progress)
+            report(f"      {time.perf_counter() - notebook_began:.0f} s")
     report(f"The run {experiment.name} took {time.perf_counter() - began:.0f} s: {folder}")
     return folder
 
@@ -131,8 +138,21 @@ def select_notebooks(start: str, stop: str) -> list[str]:
     return names
 
 
-def _make_room(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder in use, or remove the run in it when asked."""
+def discard(folder: Path) -> None:
+    """Remove a run's folder; what a kill leaves of it has a name that no run has."""
+    if folder.exists():
+        discarded = folder.with_name(f".{folder.name}.discarded")
+        shutil.rmtree(discarded, ignore_errors=True)
+        folder.rename(discarded)
+        shutil.rmtree(discarded)
+
+
+def _refuse(experiment: Experiment, folder: Path, first: str, overwrite: bool) -> None:
+    """Refuse to go on with what does not fit, or to begin where something is."""
+    if first != NOTEBOOKS[0]:
+        require(folder, before=first)
+        refuse_changes(experiment.model_dump(), read_record(folder), experiment.name, first[:2])
+        return
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / "state.json").is_file() and not (folder / "experiment.yaml").is_file():
@@ -145,60 +165,31 @@ def _make_room(folder: Path, overwrite: bool) -> None:
             f"The run {folder.name} exists: {go_on}choose another --name, or replace it with "
             "--overwrite."
         )
-    discarded = folder.with_name(f".{folder.name}.discarded")
-    shutil.rmtree(discarded, ignore_errors=True)
-    folder.rename(discarded)
-    shutil.rmtree(discarded)
 
 
 def _execute(name: str, experiment: Experiment, folder: Path, progress: bool) -> None:
     """Execute one notebook beside its final place, then rename: the file is whole or absent."""
     source = REPOSITORY / "notebooks" / f"{name}.ipynb"
     partial, final = folder / f".{name}.partial.ipynb", folder / f"{name}.ipynb"
-    declared = papermill.inspect_notebook(source)
-    values = experiment.model_dump()
+    own = {key: value for key, value in experiment.model_dump().items() if owner(key) == name[:2]}
     bar = {"desc": f"      {name}", "leave": False, "file": sys.stdout} if progress else False
+    message = ""
     try:
-        with _quiet_kernels(folder / "kernel.log"):
-            papermill.execute_notebook(
-                source,
-                partial,
-                parameters={parameter: values[parameter] for parameter in declared},
-                cwd=folder,
-                progress_bar=bar,
-            )
+        execute(source, partial, {"name": experiment.name, **own}, bar)
+        _drop_machine_paths(partial)
     except PapermillExecutionError as error:
-        partial.replace(final)
         message = error.evalue if error.ename in _SENTENCES else f"{error.ename}: {error.evalue}"
-        raise NotebookFailed(_failure(name, experiment, final, message)) from None
     except DeadKernelError:
-        partial.replace(final)
         message = "the notebook's process was killed, as happens when memory runs out"
-        raise NotebookFailed(_failure(name, experiment, final, message)) from None
-    _drop_machine_paths(partial)
-    partial.replace(final)
-
-
-@contextmanager
-def _quiet_kernels(log: Path) -> Iterator[None]:
-    """Send the kernels' terminal output to `log`, and draw no progress bars in executed notebooks.
-
-    A kernel inherits standard error and the environment, and papermill passes it no other.
-    """
-    bars = os.environ.get("TQDM_DISABLE")
-    terminal = os.dup(2)
-    with log.open("ab") as stream:
-        os.dup2(stream.fileno(), 2)
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        if bars is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = bars
+    except RuntimeError as error:
+        message = f"its kernel did not start ({error})"
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if partial.exists():
+        partial.replace(final)
+    if message:
+        raise NotebookFailed(_failure(name, experiment, final, message))
 
 
 _SENTENCES = {"UserError", "ImageFault"}

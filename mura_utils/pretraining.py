@@ -15,7 +15,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, validate_parameters
+from mura_utils.locks import claim
 from mura_utils.models import BACKBONES, build_backbone, feature_layers, save_weights
 from mura_utils.paths import write_json
 from mura_utils.sources.phantom import BODY_PARTS, VERSION
@@ -147,13 +148,36 @@ def pretrain(
         The weights file; None if `minutes` were over before the end.
 
     Raises:
-        UserError: the folder cannot be made; the checkpoint is damaged or of another recipe.
+        UserError: the folder cannot be made, or another process trains there; the checkpoint is
+            damaged or of another recipe; the training diverged.
     """
-    began = saved = time.monotonic()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} can be no folder ({error.strerror}): give another.") from None
+        raise UserError(
+            f"Cannot make the folder {folder} ({error.strerror}): give another path."
+        ) from None
+    lock = claim(folder / ".lock", f"Another process pre-trains in {folder}: give another folder.")
+    try:
+        return _pretrain(recipe, folder, minutes, workers, progress, report)
+    except BrokenExecutor:
+        raise UserError(
+            "A process that draws phantoms was killed, as happens when memory runs out: the same "
+            "command goes on; give fewer workers."
+        ) from None
+    finally:
+        lock.release()
+
+
+def _pretrain(
+    recipe: Recipe,
+    folder: Path,
+    minutes: float | None,
+    workers: int,
+    progress: bool,
+    report: Callable[[str], Any],
+) -> Path | None:
+    began = saved = time.monotonic()
     network, backbone = build_network(recipe)
     checkpoint = _Checkpoint(folder / "checkpoint.npz", recipe, network)
     first = checkpoint.restore()
@@ -280,7 +304,7 @@ class _Checkpoint:
         if not self.path.is_file():
             return 0
         arrays, record = read_checkpoint(self.path)
-        asked, given = asdict(self.recipe), record["recipe"]
+        asked, given = asdict(self.recipe), record.get("recipe", {})
         for name in asked:
             before = given.get(name, 1)  # checkpoints did not name the first phantoms
             grows = name == "images" and asked[name] >= before
@@ -297,7 +321,13 @@ class _Checkpoint:
 
     def count(self, values: dict[str, Any]) -> None:
         """Take a step's loss and accuracies into the next row's means."""
-        self._since_row.append({name: float(value) for name, value in values.items()})
+        row = {name: float(value) for name, value in values.items()}
+        if not np.isfinite(list(row.values())).all():
+            raise UserError(
+                f"The pre-training diverged: its loss is {row['loss']}. The last checkpoint is "
+                f"kept in {self.path.parent}; begin in another folder with another seed."
+            )
+        self._since_row.append(row)
 
     def add_row(self, steps: int) -> dict[str, float]:
         """Add means over the steps since the last row, in this call, to the curve."""

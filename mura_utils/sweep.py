@@ -29,15 +29,17 @@ from typing import Any
 
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, experiment_file, owner, save_experiment
-from mura_utils.notebook import (
+from mura_utils.paths import atomic_write, cache_dir, data_dir, runs_dir
+from mura_utils.pipeline import discard, require_weights, resolve_experiment, select_notebooks
+from mura_utils.record import (
     completed,
     first_change,
     read_record,
     refuse_changes,
     require,
+    working_in,
+    write_completed,
 )
-from mura_utils.paths import atomic_write, cache_dir, data_dir, read_json, runs_dir, write_json
-from mura_utils.pipeline import require_weights, resolve_experiment, select_notebooks
 
 SHARED = {
     "01_data_understanding": ("inventory.csv", "quality.json"),
@@ -301,22 +303,19 @@ def _sources(runs: Sequence[SweepRun]) -> dict[str, SweepRun]:
 
 def _copy_shared(source: SweepRun, run: SweepRun, last: str) -> None:
     """Begin `run` as a copy of what the notebooks up to `last` wrote in `source`."""
-    if completed(run.folder):
-        raise UserError(f"{run.name} was begun by another process: wait until that has ended.")
-    with atomic_write(run.folder) as temporary:
+    with working_in(run.folder), working_in(source.folder), atomic_write(run.folder) as temporary:
+        if completed(run.folder):
+            raise UserError(f"{run.name} was begun by another process: wait until that has ended.")
         temporary.mkdir()
         notebooks = [name for name in SHARED if name[:2] <= last]
+        if completed(source.folder)[: len(notebooks)] != notebooks:
+            raise UserError(f"{source.name} was begun again by another process.")
         for notebook in notebooks:
             for name in (f"{notebook}.ipynb", *SHARED[notebook]):
                 shutil.copy2(source.folder / name, temporary)
         save_experiment(run.experiment, temporary / "experiment.yaml")
-        state = read_json(source.folder / "state.json")
-        write_json(temporary / "state.json", {**state, "completed": notebooks})
-        if run.folder.exists():
-            discarded = run.folder.with_name(f".{run.name}.discarded")
-            shutil.rmtree(discarded, ignore_errors=True)
-            run.folder.rename(discarded)
-            shutil.rmtree(discarded)
+        write_completed(temporary, notebooks)
+        discard(run.folder)
 
 
 def _execute_all(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tqdm.keras import TqdmCallback
 from mura_utils import features
 from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
 from mura_utils.cpu_kernels import use_cpu_adam, use_cpu_kernels
+from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, owner
 from mura_utils.generators import Augmentation, make_dataset
 from mura_utils.models import in_float32, parameter_counts
@@ -226,12 +227,17 @@ def fit(
     call goes on with the epoch that was interrupted, with weights, optimizer, learning rate,
     random states and callbacks as they were; a checkpoint of other parameters or data is discarded.
 
+    A training whose loss is not finite ends there.
+
     Args:
         model: the whole network, which is saved; changed in place.
         task: of `make_task`, compiled by `compile_task`.
         experiment: epochs and the callbacks' parameters are used.
         model_path: where the trained model goes, ``*.keras``.
         progress: whether to show a bar that counts epochs.
+
+    Raises:
+        UserError: no epoch has a finite loss, or a checkpoint is damaged.
     """
     watching: list[keras.callbacks.Callback] = [
         keras.callbacks.EarlyStopping(
@@ -251,7 +257,13 @@ def fit(
     checkpoint = _Checkpoint(model_path.parent / ".checkpoint", watching, task, experiment)
     resumed_after = len(checkpoint.rows)
     clock = _Clock(resumed_after)
-    callbacks = [clock, *watching, _LearningRate(), checkpoint]
+    callbacks = [
+        clock,
+        *watching,
+        _LearningRate(),
+        keras.callbacks.TerminateOnNaN(),  # within an epoch; the checkpoint sees its end
+        checkpoint,
+    ]
     if not hide_bars(progress):
         callbacks.append(TqdmCallback(verbose=0, desc="epochs", initial=resumed_after))
     if not checkpoint.finished:
@@ -266,6 +278,8 @@ def fit(
                 shuffle=False,  # the data set shuffles itself
                 verbose=0,
             )
+    if checkpoint.diverged:
+        _report_divergence(checkpoint, experiment)
     checkpoint.load_best()
     with atomic_write(model_path) as temporary:
         in_float32(model).save(temporary)
@@ -274,6 +288,32 @@ def fit(
     history = pd.DataFrame(checkpoint.rows)
     history.insert(0, "epoch", range(1, len(history) + 1))
     return Training(history, checkpoint.best_epoch, checkpoint.seconds, resumed_after)
+
+
+def _report_divergence(checkpoint: _Checkpoint, experiment: Experiment) -> None:
+    """Say which epoch is kept of a training whose loss ceased to be finite.
+
+    Raises:
+        UserError: there is none.
+    """
+    last = len(checkpoint.rows)
+    if not np.isfinite(_losses(checkpoint.rows)).any():
+        checkpoint.discard()
+        raise UserError(
+            f"The training diverged: the loss of epoch {last} is not finite, and there is none "
+            f"before it to keep. Lower learning_rate (it is {experiment.learning_rate:g}) and run "
+            "05_modeling again."
+        )
+    print(
+        f"The training diverged: the loss of epoch {last} is not finite. It ended there, and epoch "
+        f"{checkpoint.best_epoch} is kept."
+    )
+
+
+def _losses(rows: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """Validation losses, infinite where an epoch's loss on either split is not finite."""
+    losses = np.array([(row["val_loss"], row["loss"]) for row in rows])
+    return np.where(np.isfinite(losses).all(axis=1), losses[:, 0], np.inf)
 
 
 class _Clock(keras.callbacks.Callback):
@@ -343,6 +383,11 @@ class _Checkpoint(keras.callbacks.Callback):
         """Whether no epoch is left to train."""
         return len(self.rows) >= self._epochs or self._stopped
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss of the last epoch is not finite."""
+        return bool(self.rows) and not np.isfinite(_losses(self.rows[-1:])).all()
+
     def _read(self) -> None:
         path = self._folder / "state.npz"
         if path.is_file():
@@ -371,9 +416,8 @@ class _Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({name: float(value) for name, value in logs.items()})
-        # A loss that is no number is worse than any.
-        losses = np.nan_to_num([row["val_loss"] for row in self.rows], nan=np.inf)
-        previous, self.best_epoch = self.best_epoch, 1 + int(np.argmin(losses))
+        previous, self.best_epoch = self.best_epoch, 1 + int(np.argmin(_losses(self.rows)))
+        self.model.stop_training |= self.diverged
         if self.best_epoch != previous:
             self._best_weights = to_numpy(self._network.weights)
         self.seconds = time.perf_counter() - self._began

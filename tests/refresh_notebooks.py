@@ -20,10 +20,11 @@ from mura_utils.experiments import load_experiment
 from mura_utils.explain import contrast_target, layer_cam
 from mura_utils.images import read_image, resize
 from mura_utils.models import load_model
-from mura_utils.notebook import NOTEBOOKS, data_root, read_table
+from mura_utils.notebook import data_root, read_table
 from mura_utils.paths import REPOSITORY, atomic_write
 from mura_utils.pipeline import run_experiment
 from mura_utils.plotting import overlay, to_png
+from mura_utils.record import NOTEBOOKS
 from mura_utils.sources import load_mask
 
 

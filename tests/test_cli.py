@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from mura_utils import cli, sweep
-from mura_utils.notebook import NOTEBOOKS
 from mura_utils.paths import cache_dir, data_dir, runs_dir, write_json
+from mura_utils.record import NOTEBOOKS, write_completed
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def mura(monkeypatch, capfd):
         (["sweep", "demo", "demo", "--seeds", "2"], "both make the run demo-seed0"),
         (["sweep", "demo", "--cpus", "2"], "they need --ray"),
         (["sweep", "demo", "--from", "5", "--to", "3"], "--from 05 comes after --to 03"),
-        (["compare", "exp1"], "exp1: no trained run"),
+        (["compare", "exp1"], "There is no trained run (exp1: not trained)"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_made(mura, arguments, sentence):
@@ -103,10 +103,11 @@ def test_runs_are_compared(mura, tmp_path, monkeypatch):
         best = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.5, "val_accuracy": accuracy}
         write_json(runs_dir() / name / "training.json", {"best": best, "epochs": 2, "seconds": 9.5})
         (runs_dir() / name / "experiment.yaml").write_text(f"learning_rate: {learning_rate}\n")
+        write_completed(runs_dir() / name, list(NOTEBOOKS[:5]))
     (runs_dir() / "begun").mkdir()
     status, out, err = mura("compare", runs_dir() / "a-seed0", "b", "begun", "--csv", "all.csv")
     assert status == 0
-    assert err == "Not trained, left out: 1 (begun)\n"
+    assert err == "Left out, begun: not trained\n"
     assert out.splitlines()[0].split() == ["experiment", "b", "a"], "the better one first"
     assert "Parameters that differ:" in out and "learning_rate" in out
     table = pd.read_csv("all.csv")

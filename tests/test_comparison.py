@@ -18,6 +18,7 @@ from mura_utils.errors import UserError
 from mura_utils.evaluation import PREDICTION_COLUMNS, evaluate, predictions_frame
 from mura_utils.experiments import save_experiment, validate_parameters
 from mura_utils.paths import runs_dir, write_json
+from mura_utils.record import NOTEBOOKS, write_completed
 
 VAL_ACCURACY = "report_mura_image_split_val_accuracy"
 
@@ -30,7 +31,9 @@ def train(name: str, accuracy: float = 0.5, test: float | None = None, **paramet
     best = {"loss": 0.1, "accuracy": 0.9, "val_loss": 1 - accuracy, "val_accuracy": accuracy}
     training = {"best": best, "epochs": 10 + experiment.seed, "seconds": 60.0}
     write_json(folder / "training.json", training)
+    write_completed(folder, list(NOTEBOOKS[:5]))
     if test is not None:
+        write_completed(folder, list(NOTEBOOKS[:6]))
         metrics = {
             "source": "fracatlas",
             "image": {"accuracy": {"value": test}, "kappa": {"value": test - 0.1}},
@@ -138,10 +141,12 @@ def test_differing_parameters():
 def test_folders_that_are_no_trained_run_are_named(tmp_path):
     trained = train("mine")
     (runs_dir() / "begun").mkdir()
-    folders, others = find_runs(["mine", trained, "begun", tmp_path / "nothing"])
+    folders, left_out = find_runs(["mine", trained, "begun", tmp_path / "nothing"])
     assert folders == [trained]
-    assert others == ["begun", str(tmp_path / "nothing")]
-    with pytest.raises(UserError, match="begun, other: no trained run"):
+    assert left_out == {"begun": "not trained", str(tmp_path / "nothing"): "not trained"}
+    with pytest.raises(
+        UserError, match=r"\(begun: not trained; other: not trained\)"
+    ):
         find_runs(["begun", "other"])
     with pytest.raises(UserError, match="no trained run"):
         compare([])
@@ -181,6 +186,7 @@ def test_the_metrics_are_where_the_evaluation_puts_them():
         predictions_frame(rows, classes, np.stack([p, 1 - p], axis=1)), bootstrap=100
     )
     write_json(folder / "metrics.json", {"source": "phantom", **metrics})
+    write_completed(folder, list(NOTEBOOKS[:6]))
     row = compare([folder]).iloc[0]
     assert row["test_accuracy"] == 0.75
     assert row["test_kappa"] == row["test_kappa_study"] == pytest.approx(0.5)

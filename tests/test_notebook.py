@@ -6,6 +6,7 @@ from mura_utils import notebook as nb
 from mura_utils.errors import UserError
 from mura_utils.experiments import read_parameters
 from mura_utils.paths import runs_dir
+from mura_utils.record import NOTEBOOKS, completed
 
 OWN = '# Parameters: the demo\nname = "mine"  # the run\nsource = "mura"\n'
 
@@ -38,9 +39,9 @@ def test_a_run_records_every_value_and_what_is_complete():
     run = nb.open_run("01_data_understanding", [OWN])
     record = read_parameters(run.path("experiment.yaml"))
     assert (record["name"], record["source"], record["threshold"]) == ("mine", "mura", 0.5)
-    assert nb.completed(run.folder) == []
+    assert completed(run.folder) == []
     assert "Next: 02_data_preprocessing" in run.complete()
-    assert nb.completed(run.folder) == ["01_data_understanding"]
+    assert completed(run.folder) == ["01_data_understanding"]
 
 
 def test_a_notebook_needs_the_one_before():
@@ -49,11 +50,11 @@ def test_a_notebook_needs_the_one_before():
 
 
 def test_running_an_earlier_notebook_again_makes_the_later_ones_out_of_date():
-    for name in nb.NOTEBOOKS[:3]:
+    for name in NOTEBOOKS[:3]:
         nb.open_run(name, ['# Parameters: x\nname = "mine"']).complete()
-    nb.open_run(nb.NOTEBOOKS[1], ['# Parameters: x\nname = "mine"'])
+    nb.open_run(NOTEBOOKS[1], ['# Parameters: x\nname = "mine"'])
     with pytest.raises(UserError, match="run 02_data_preprocessing first"):
-        nb.open_run(nb.NOTEBOOKS[2], ['# Parameters: x\nname = "mine"'])
+        nb.open_run(NOTEBOOKS[2], ['# Parameters: x\nname = "mine"'])
 
 
 def test_a_parameter_of_an_earlier_notebook_cannot_change_afterwards():

@@ -15,8 +15,8 @@ import pytest
 from mura_utils import pipeline
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
-from mura_utils.notebook import NOTEBOOKS, completed
 from mura_utils.paths import runs_dir
+from mura_utils.record import NOTEBOOKS, completed
 
 OPEN = "from mura_utils.notebook import open_run\nrun = open_run({name!r}, In)"
 DONE = "run.path({name!r} + '.txt').write_text(str(run.experiment.epochs))\nrun.complete();"

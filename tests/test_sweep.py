@@ -17,8 +17,8 @@ import yaml
 from mura_utils import sweep
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
-from mura_utils.notebook import NOTEBOOKS, completed
 from mura_utils.paths import REPOSITORY, read_json, runs_dir
+from mura_utils.record import NOTEBOOKS, completed
 from mura_utils.sweep import plan, ray_cluster, run_here, run_sweep, summarise
 
 CHILD = '''
@@ -61,6 +61,7 @@ def execute(name, experiment, folder, progress):
     Run(experiment, folder, name).complete()
 
 pipeline._execute = execute
+pipeline.require_kernel = lambda: None  # it would take a second
 cli.main()
 '''.replace("\\\\n", "\\n")
 
@@ -286,7 +287,7 @@ def test_notebooks_that_runs_share_are_executed_once(world):
     record = yaml.safe_load((taken / "experiment.yaml").read_text())
     assert (record["name"], record["seed"], record["epochs"]) == ("b-seed1", 1, 3)
     assert completed(taken) == list(NOTEBOOKS)
-    assert {path.name for path in runs_dir().iterdir()} == {".sweep", *outcomes}
+    assert {path.name for path in runs_dir().iterdir()} == {".locks", ".sweep", *outcomes}
 
 
 def test_a_later_run_takes_nothing_of_the_model_it_is_copied_from(world):

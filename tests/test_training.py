@@ -564,7 +564,9 @@ def test_a_bar_counts_on_after_an_interruption(tmp_path, checkpoint, monkeypatch
     assert [options["initial"] for options in made] == [2]
 
 
-def test_an_epoch_that_diverged_is_not_the_best(tmp_path, monkeypatch):
+def test_a_training_ends_with_the_epoch_that_diverged_and_keeps_the_best(
+    tmp_path, monkeypatch, capsys
+):
     end = training._LearningRate.on_epoch_end
 
     def diverge(self, epoch, logs=None):
@@ -575,7 +577,15 @@ def test_an_epoch_that_diverged_is_not_the_best(tmp_path, monkeypatch):
     monkeypatch.setattr(training._LearningRate, "on_epoch_end", diverge)
     done = train(tmp_path, experiment())
     assert np.isnan(done.history["val_loss"].iloc[2])
-    assert done.result.best_epoch == 4
+    assert len(done.history) == 3, "it ends there"
+    assert done.result.best_epoch == 2
+    assert "the loss of epoch 3 is not finite" in capsys.readouterr().out
+
+
+def test_a_training_that_never_had_a_finite_loss_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"epoch 1 is not finite.*learning_rate \(it is 1e\+30\)"):
+        train(tmp_path, experiment(learning_rate=1e30))
+    assert not list(tmp_path.rglob("*.keras")) and not (tmp_path / ".checkpoint").exists()
 
 
 def test_several_steps_a_call_give_the_same_training(tmp_path, undisturbed):

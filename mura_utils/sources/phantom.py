@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from mura_utils.errors import UserError
+from mura_utils.locks import waiting
 from mura_utils.paths import atomic_write, read_json, write_csv, write_json, write_text
 from mura_utils.sources.phantom_arm import KINDS, WINDOWS, Part, draw_arm, find_bone
 from mura_utils.sources.phantom_film import Study, take_radiograph
@@ -257,9 +258,18 @@ def draw_phantoms(
         )
     recipe = {"version": VERSION, "patients": patients, "seed": seed,
               "official_valid_fraction": official_valid_fraction}  # fmt: skip
+    if (root / CARD).is_file() and not _claim(root, recipe):
+        return read_json(root / CARD)
+    with waiting(root.absolute().with_name(f".{root.name}.lock"), f"draws phantoms in {root}"):
+        return _draw(root, recipe, least, workers, progress)
+
+
+def _draw(root: Path, recipe: dict, least: int, workers: int | None, progress: bool) -> dict:
     if not _claim(root, recipe):
         return read_json(root / CARD)
-    valid = min(max(round(patients * official_valid_fraction), least), patients - least)
+    patients, seed = recipe["patients"], recipe["seed"]
+    share = recipe["official_valid_fraction"]
+    valid = min(max(round(patients * share), least), patients - least)
     rng = np.random.default_rng(seed)
     orders = _deal("train", 1, patients - valid, rng)
     orders += _deal("valid", patients - valid + 1, valid, rng)

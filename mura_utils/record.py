@@ -1,0 +1,203 @@
+"""What the folder of a run says of itself: its parameters, which notebooks are complete, its lock.
+
+``experiment.yaml`` holds every parameter as run, ``state.json`` the notebooks whose artefacts are
+complete and up to date. Files of a notebook that is not in that list may be there, from before it
+was started again: nobody reads them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment, owner, read_parameters, save_experiment
+from mura_utils.locks import claim
+from mura_utils.paths import read_json, resolve, runs_dir, write_json
+
+NOTEBOOKS = (
+    "01_data_understanding",
+    "02_data_preprocessing",
+    "03_data_preparation",
+    "04_data_transformation",
+    "05_modeling",
+    "06_evaluation",
+    "07_explainability",
+)
+
+HELD = "MURA_LOCKED_RUN"
+"""Variable in which a process names the run that it holds, for the kernels that it starts."""
+
+
+# --- parameters ---------------------------------------------------------------------------------
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The parameters that a run was made with; empty for a new run."""
+    path = folder / "experiment.yaml"
+    return read_parameters(path) if path.exists() else {}
+
+
+def refuse_changes(
+    given: Mapping[str, Any], record: Mapping[str, Any], name: str, number: str
+) -> None:
+    """Refuse a parameter of a notebook before `number` that differs from the run's record.
+
+    Raises:
+        UserError: names the parameter and the notebook to go back to.
+    """
+    parameter = first_change(given, record, number)
+    if parameter is not None:
+        raise UserError(
+            f"{parameter} = {given[parameter]!r}, but the run {name} was made with "
+            f"{record[parameter]!r} in notebook {owner(parameter)}: start again from there, or "
+            "choose another name."
+        )
+
+
+def first_change(given: Mapping[str, Any], record: Mapping[str, Any], number: str) -> str | None:
+    """The first parameter of a notebook before `number` that differs from a run's record."""
+    for parameter, value in given.items():
+        if owner(parameter) < number and record.get(parameter, value) != value:
+            return parameter
+    return None
+
+
+# --- what is complete ---------------------------------------------------------------------------
+
+
+def completed(folder: Path) -> list[str]:
+    """Notebooks whose artefacts in `folder` are complete and up to date, in order.
+
+    Raises:
+        UserError: state.json holds something else.
+    """
+    path = folder / "state.json"
+    if not path.exists():
+        return []
+    state = read_json(path)
+    done = state.get("completed") if isinstance(state, dict) else None
+    if not isinstance(done, list) or done != list(NOTEBOOKS[: len(done)]):
+        raise UserError(
+            f"{path} does not list the completed notebooks in order, as this series writes it; "
+            "restore it, or make the run again with --overwrite."
+        )
+    return done
+
+
+def begin(folder: Path, experiment: Experiment, notebook: str) -> None:
+    """Record that `notebook` starts with these parameters: it and later ones are out of date.
+
+    The state comes first, so that a kill between the two files leaves no artefact beside parameters
+    that it was not made with.
+    """
+    write_completed(folder, [name for name in completed(folder) if name < notebook])
+    save_experiment(experiment, folder / "experiment.yaml")
+
+
+def write_completed(folder: Path, names: list[str]) -> None:
+    """Record which notebooks are complete."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    write_json(folder / "state.json", {"completed": names, "changed": now})
+
+
+def require(folder: Path, before: str) -> None:
+    """Refuse to go on where an earlier notebook is not complete.
+
+    Raises:
+        UserError: names the notebook to run first.
+    """
+    done = completed(folder)
+    for name in NOTEBOOKS[: NOTEBOOKS.index(before)]:
+        if name not in done:
+            raise UserError(
+                f"{before} needs what {name} writes, and the run {folder.name!r} has not "
+                f"completed that: run {name} first, with name = {folder.name!r}."
+            )
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether the run has a trained model that belongs to its parameters."""
+    return "05_modeling" in completed(folder)
+
+
+def is_tested(folder: Path) -> bool:
+    """Whether that model's metrics on the test split are there."""
+    return "06_evaluation" in completed(folder)
+
+
+def find_run(run: str | Path) -> Path:
+    """The folder of a run: a name in ``runs/``, else a path. It need not exist."""
+    named = runs_dir() / run
+    return resolve(named if named.is_dir() else run)
+
+
+def require_trained(run: str | Path) -> Path:
+    """The folder of a trained run, given by name or path.
+
+    Raises:
+        UserError: there is no such run, or its model is missing or out of date.
+    """
+    folder = find_run(run)
+    if not (folder / "state.json").exists():
+        raise UserError(
+            f"There is no trained run {str(run)!r} in {runs_dir()}: train it with 'mura run'."
+        )
+    if not is_trained(folder):
+        raise UserError(
+            f"The run {folder.name} is not trained: its 05_modeling has not been completed since "
+            "it was last started; go on with 'mura run'."
+        )
+    return folder
+
+
+# --- who works in it ----------------------------------------------------------------------------
+
+_held: dict[Path, FileLock] = {}  # by this process
+
+
+def lock(folder: Path) -> None:
+    """Claim a run's folder for this process, until `release` or the end of the process.
+
+    Does nothing where this process, or the one that started its kernel, holds it already.
+
+    Raises:
+        UserError: another process works in it.
+    """
+    folder = resolve(folder)
+    if folder in _held or os.environ.get(HELD) == str(folder):
+        return
+    _held[folder] = claim(
+        folder.parent / ".locks" / f"{folder.name}.lock",
+        f"Another process works in the run {folder.name}: a command, or a notebook whose kernel "
+        "still runs. Wait until it ends or stop it, or choose another name.",
+    )
+
+
+def release(folder: Path) -> None:
+    """Give up what `lock` claimed."""
+    held = _held.pop(resolve(folder), None)
+    if held is not None:
+        held.release()
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Hold a run's folder inside the block.
+
+    Raises:
+        UserError: another process works in it.
+    """
+    was_held = resolve(folder) in _held
+    lock(folder)
+    try:
+        yield
+    finally:
+        if not was_held:
+            release(folder)
