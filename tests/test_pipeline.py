@@ -12,7 +12,7 @@ import time
 import nbformat
 import pytest
 
-from mura_utils import pipeline
+from mura_utils import kernels, pipeline
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.paths import runs_dir
@@ -165,3 +165,119 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(series, tmp_path):
     run(start="02")
     assert completed(folder) == list(NOTEBOOKS)
     assert not [path for path in folder.iterdir() if ".tmp" in path.name or "partial" in path.name]
+
+
+def test_the_kernel_of_this_environment_runs_whatever_a_notebook_was_saved_with(series):
+    series(NOTEBOOKS[0], "import sys\nrun.path('python.txt').write_text(sys.executable)")
+    path = pipeline.REPOSITORY / "notebooks" / f"{NOTEBOOKS[0]}.ipynb"
+    book = nbformat.read(path, as_version=4)
+    book.metadata = {"kernelspec": {"name": "tf-gpu", "display_name": "TensorFlow on the GPU box"}}
+    nbformat.write(book, path)
+    folder = run(stop="01")
+    assert (folder / "python.txt").read_text() == sys.executable
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_kernel_that_does_not_start_is_one_sentence_and_changes_nothing(
+    series, monkeypatch, overwrite
+):
+    if overwrite:
+        run(stop="01")
+    before = {path: path.read_bytes() for path in runs_dir().rglob("*") if path.is_file()}
+    words = "import sys; sys.exit('No module named ipykernel_launcher')"
+    monkeypatch.setattr(kernels, "COMMAND", [sys.executable, "-c", words])
+    with pytest.raises(UserError, match=r"starts no kernel \(No module named ipykernel_launcher\)"):
+        run(stop="01", overwrite=overwrite)
+    now = {path: path.read_bytes() for path in runs_dir().rglob("*") if path.is_file()}
+    assert {path for path in now if ".locks" not in path.parts} == {
+        path for path in before if ".locks" not in path.parts
+    }
+    assert all(now[path] == content for path, content in before.items())
+
+
+def test_going_on_makes_the_later_notebooks_out_of_date_before_the_first_cell(series):
+    folder = run()
+    series(NOTEBOOKS[4], "raise ValueError('diverged')")
+    with pytest.raises(pipeline.NotebookFailed):
+        run(start="05", epochs=7)
+    assert completed(folder) == list(NOTEBOOKS[:4])
+    assert (folder / "05_modeling.txt").read_text() != "7", "the old artefact lies there"
+
+
+def test_a_run_at_work_is_neither_replaced_nor_gone_on_with(series, tmp_path):
+    folder = run(stop="01")
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom mura_utils.record import lock\n"
+        f"lock(Path({str(folder)!r}))\nprint('held', flush=True)\nsys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        for attempt in ({"overwrite": True}, {"start": "02"}):
+            with pytest.raises(UserError, match="Another process works in the run mine"):
+                run(**attempt)
+        holder.kill()
+    assert completed(folder) == [NOTEBOOKS[0]] and (folder / f"{NOTEBOOKS[0]}.ipynb").exists()
+
+
+SCRIPT = """
+import resource, sys
+from pathlib import Path
+from mura_utils import cli, pipeline
+pipeline.REPOSITORY = Path({repository!r})
+limit = {limit}
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # as a full disk: writing fails
+sys.argv = ["mura", "run", "demo", "--name", "mine", *{arguments!r}]
+cli.main()
+"""
+
+
+def mura_run(tmp_path, *arguments: str, limit: int = 0) -> subprocess.Popen:
+    repository = str(tmp_path / "repository")
+    script = SCRIPT.format(repository=repository, limit=limit, arguments=arguments)
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def half_written(folder):
+    return [p.name for p in folder.rglob("*") if ".tmp" in p.name or ".partial" in p.name]
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_kernel_and_leaves_nothing_half_written(series, tmp_path, end):
+    series(
+        NOTEBOOKS[1],
+        "import os, time\nrun.path('pid').write_text(str(os.getpid()))\ntime.sleep(600)",
+    )
+    process = mura_run(tmp_path)
+    pid = runs_dir() / "mine" / "pid"
+    deadline = time.monotonic() + 120
+    while not (pid.exists() and pid.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(end)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "mura: interrupted; what was completed is kept.\n")
+    assert completed(pid.parent) == [NOTEBOOKS[0]] and not half_written(runs_dir())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(series, tmp_path):
+    run(stop="01")
+    series(NOTEBOOKS[1], "print('x' * 200_000)")
+    process = mura_run(tmp_path, "--from", "02", limit=100_000)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.startswith("mura: ") and "File too large" in err and err.count("\n") == 1
+    assert completed(runs_dir() / "mine") in ([NOTEBOOKS[0]], list(NOTEBOOKS[:2]))
+    assert not half_written(runs_dir())
+    series(NOTEBOOKS[1])
+    assert completed(run(start="02")) == list(NOTEBOOKS)
