@@ -71,8 +71,8 @@ def require_kernel() -> None:
             said = words.read().decode(errors="replace").strip().splitlines()
             raise UserError(
                 f"No notebook can be executed: {sys.executable} starts no kernel "
-                f"({said[-1] if said else error}). Install the package again in this environment, "
-                "with 'make .venv/.installed' or 'pip install -e .'."
+                f"({said[-1] if said else error}). Check that ipykernel is installed there, as "
+                "'pip install -e .' does."
             ) from None
         finally:
             if manager.has_kernel:

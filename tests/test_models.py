@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -180,3 +183,55 @@ def test_a_mixed_network_in_float32_is_the_float32_network_with_its_weights(head
 def test_a_float32_network_in_float32_is_itself():
     model = models.build_model(small(), 3)
     assert models.in_float32(model) is model
+
+
+def rewrite(path, change, version="99.1.0"):
+    """A saved model as a Keras of another version might have written it."""
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files["metadata.json"] = json.dumps({"keras_version": version}).encode()
+    config = json.loads(files["config.json"])
+    change(config["config"]["layers"][1]["config"])
+    files["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config.update(quantum_units=3),
+        lambda config: config.update(dtype="float7"),
+        lambda config: config.clear(),
+    ],
+)
+def test_a_model_of_another_keras_is_a_sentence_with_both_versions(tmp_path, change):
+    path = tmp_path / "model.keras"
+    inputs = keras.Input((4,))
+    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(path)
+    rewrite(path, change)
+    with pytest.raises(UserError) as caught:
+        models.load_model(path)
+    sentence = str(caught.value)
+    assert f"{path}, saved by Keras 99.1.0, cannot be read by Keras {keras.__version__}" in sentence
+    assert "\n" not in sentence and "05_modeling" in sentence
+
+
+def test_what_is_no_whole_model_is_a_sentence(tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"PK\x03\x04 half")
+    with pytest.raises(UserError, match=r"model\.keras, which is no whole Keras file, cannot"):
+        models.load_model(path)
+    with pytest.raises(UserError, match=r"nowhere\.keras is missing"):
+        models.load_model(tmp_path / "nowhere.keras")
+
+
+def test_a_card_without_its_digest_is_a_sentence(tmp_path):
+    experiment = small(scaling="backbone")
+    backbone = models.build_backbone(experiment)[1]
+    models.save_weights(backbone.weights, tmp_path / "own.npz")
+    for card in ({}, [], "card"):
+        (tmp_path / "own.json").write_text(json.dumps(card))
+        with pytest.raises(UserError, match=r"own\.json does not hold what this version writes"):
+            models.build_model(small(weights=str(tmp_path / "own.npz")), 4)

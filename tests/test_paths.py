@@ -43,3 +43,38 @@ def test_json_refuses_nan_and_names_a_broken_file(tmp_path):
 def test_csv_has_lf_line_ends_and_no_index(tmp_path):
     paths.write_csv(tmp_path / "t.csv", pd.DataFrame({"path": ["a"], "n": [1]}))
     assert (tmp_path / "t.csv").read_bytes() == b"path,n\na,1\n"
+
+
+def test_a_copy_without_its_repository_says_what_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "REPOSITORY", tmp_path / "site-packages")
+    assert paths.runs_dir() == tmp_path / "runs", "a folder that is named can be used"
+    monkeypatch.delenv("MURA_RUNS_DIR")
+    with pytest.raises(UserError, match=r"site-packages was installed without its notebooks"):
+        paths.runs_dir()
+
+
+def test_paths_that_lead_nowhere_are_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match="its links lead in a circle"):
+        paths.resolve(tmp_path / "a")
+    with pytest.raises(UserError, match="no home folder is known for '~'"):
+        paths.expand("~nobody-of-this-name/data")
+
+
+def test_json_that_was_changed_by_hand_is_one_sentence(tmp_path):
+    path = tmp_path / "training.json"
+    path.write_text('\ufeff{"best": {"loss": 1}}', encoding="utf-8")
+    with paths.reading(path) as content:
+        assert content["best"]["loss"] == 1, "a byte-order mark does no harm"
+    for text, look in (
+        ("[]", lambda content: content["best"]),
+        ('{"best": 3}', lambda content: content["best"]["loss"]),
+        ('{"best": "x"}', lambda content: float(content["best"])),
+        ("null", lambda content: content.get("best")),
+        ("[" * 100_000, lambda content: content),
+        ("1" * 5000, lambda content: content),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"training\.json"), paths.reading(path) as content:
+            look(content)

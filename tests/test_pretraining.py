@@ -11,6 +11,7 @@ import pytest
 from mura_utils import pretraining
 from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters
+from mura_utils.locks import claim
 from mura_utils.models import build_model, load_model
 from mura_utils.paths import read_json, write_json
 from mura_utils.pretraining import Recipe, pretrain
@@ -268,3 +269,16 @@ def test_the_command_stops_goes_on_and_ends_with_a_file(tmp_path):
     assert "going on after" in run()
     card = json.loads((tmp_path / "mobilenet_phantom.json").read_text())
     assert card["backend"].startswith(keras.backend.backend())
+
+
+def test_a_pretraining_that_diverges_ends_with_a_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"The pre-training diverged: its loss is (nan|inf)"):
+        pretrain(recipe(learning_rate=1e30), tmp_path / "diverged", report=lambda line: None)
+    assert not list((tmp_path / "diverged").glob("*_phantom.*"))
+
+
+def test_two_pretrainings_do_not_share_a_folder(tmp_path):
+    held = claim(tmp_path / ".lock", "")
+    with pytest.raises(UserError, match=r"Another process pre-trains in .*: give another folder"):
+        pretrain(recipe(), tmp_path)
+    held.release()
