@@ -229,7 +229,7 @@ def test_what_is_no_whole_model_is_a_sentence(tmp_path):
 
 def test_a_card_without_its_digest_is_a_sentence(tmp_path):
     experiment = small(scaling="backbone")
-    backbone = models.build_backbone(experiment)[1]
+    backbone = models.build_backbone(experiment, 64)[1]
     models.save_weights(backbone.weights, tmp_path / "own.npz")
     for card in ({}, [], "card"):
         (tmp_path / "own.json").write_text(json.dumps(card))

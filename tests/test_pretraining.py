@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_is_one_sentence(trained, tmp_path, length):
 
 def test_a_folder_that_is_a_file_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"file can be no folder .* give another"):
+    with pytest.raises(UserError, match=r"Cannot make the folder .*file \(File exists\): give another path"):
         pretrain(recipe(), tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
