@@ -26,7 +26,7 @@ from mura_utils.images import read_hashed_image, resize
 from mura_utils.terminal import hide_bars
 
 # Part of the caches' keys; raise it when read_image or resize give other pixels than before.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 _PARALLEL_BATCHES = 4  # made ahead of training, at the same time where there are cores
 _REMEDY = "restore it or make the manifest again (notebook 02)"
 

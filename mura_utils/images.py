@@ -1,36 +1,83 @@
 """Read radiographs: any PNG or JPEG to a grey uint8 array, or one sentence on why not.
 
 Each file is opened once: its bytes are hashed and decoded from memory. The content decides what a
-file is, never its suffix. EXIF orientation is not applied, because the polygons of FracAtlas are
-drawn in the stored orientation and Keras' loaders ignore it as well.
+file is, never its suffix. EXIF orientation is applied nowhere, neither to pixels nor to sizes nor
+to masks: outlines are drawn in the stored orientation, and Keras' loaders ignore it as well.
+What is done with every kind of image stands in docs/images.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from mura_utils.errors import UserError
 
-FAULTS = ("missing", "zero-byte", "wrong-format", "unreadable", "truncated", "too-small")
+# Both warn of metadata that they cannot read (EXIF, APNG). No pixel depends on it, and a file whose
+# pixels cannot be read raises. Threads rule out `catch_warnings`, whose state they share.
+warnings.filterwarnings("ignore", module=r"PIL\.(Tiff|Png)ImagePlugin")
+
+FAULTS = ("missing", "zero-byte", "wrong-format", "unreadable", "truncated", "too-small", "uniform")
 """Why a file is not admitted."""
 
 MIN_SIDE = 32
 """Pixels: a radiograph with a shorter side shows no bone; MURA's smallest side is 89."""
 
 MAX_PIXELS = 89_478_485
-"""PIL warns of a decompression bomb above this many (0.25 GiB of RGB); here it is a fault."""
+"""A header can promise any size to a decoder. This one takes 256 MiB as 8-bit RGB."""
+
+MAX_BYTES = 256 * 2**20
+"""Bytes: larger files are not read. `MAX_PIXELS` fit into it uncompressed as RGB or 16-bit grey."""
+
+MIN_LEVELS = 8
+"""Of 256 grey levels: what spans fewer of them from the 1st to the 99th percentile is uniform.
+FracAtlas spans 69 at least, and phantoms 155."""
+
+STRETCH_PERCENTILE = 0.5
+"""Percent of the pixels at each end of a deep image that may be markers or dead pixels."""
+
+STRETCH_MARGIN = 0.1
+"""A deep image is stretched from its percentiles widened by this share of their distance: less
+would saturate bone, more would darken an image with a marker."""
+
+INVERTED_BORDER = 0.1
+"""Width of the border in which background is looked for, as a share of the shorter side."""
+
+INVERTED_MEDIANS = (0.5, 0.55)
+"""An image is inverted if its median and its border's median lie at least so far up from the 1st
+to the 99th percentile."""
+
+_PERCENT = 1  # that are left out at each end, where the range of the grey levels is meant
 
 # The first bytes of a file of that format, and the bytes that end a complete one.
 _SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
 _ENDINGS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg")}
-_DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+# Pillow's classes rather than `Image.open`, which hides why a header is refused and warns of a
+# bomb before anybody can look at the size.
+_READERS = {"PNG": PngImageFile, "JPEG": JpegImageFile}
+
+# Of 16-bit colour Pillow keeps the high byte of each sample. The decoder for the other byte order
+# takes the low one, and RGBA takes grey and alpha byte by byte.
+_LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
+_LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601 in 65536ths, as Pillow has it
+
+_NOT_FILES = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (lambda mode: not stat.S_ISREG(mode), "a device"),
+)
 
 
 class ImageFault(UserError):
@@ -53,11 +100,13 @@ class Inspection:
     """What one look at a file tells.
 
     Attributes:
-        width, height: pixels.
-        mode: PIL's mode of the image as stored ("L", "RGB", "I;16", ...).
+        width, height: pixels, as stored.
+        mode: PIL's mode of the image as stored ("L", "RGB", "I;16", ...); "RGB;16", "RGBA;16" and
+            "LA;16" for 16-bit colour, which PIL has no mode for.
         sha256: of the file's bytes, hexadecimal.
         mean, std: of the grey uint8 image, 0 to 255.
-        detail: what is odd about a usable file, "" for nothing.
+        remarks: what is odd about a usable file, by kind: "suffix-mismatch", "exif-orientation",
+            "several-frames", "clipped", "inverted".
     """
 
     width: int
@@ -66,20 +115,24 @@ class Inspection:
     sha256: str
     mean: float
     std: float
-    detail: str
+    remarks: dict[str, str]
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """Read a PNG or JPEG as a grey image.
+    """Read a PNG or JPEG as a grey image, in the stored orientation.
 
-    Images deeper than 8 bits are rescaled linearly from their own minimum..maximum to 0..255, alpha
-    is dropped, and colour becomes luma (ITU-R 601, as PIL and Keras compute it).
+    Colour becomes luma (ITU-R 601, as PIL and Keras compute it) and alpha is dropped. 8-bit grey
+    levels stay as they are. An image of 16 bits, grey or colour, is stretched linearly to 0..255
+    from its 0.5th to its 99.5th percentile, each moved outwards by a tenth of their distance but
+    never beyond minimum and maximum; what lies outside is clipped. One saturated marker would else
+    turn the picture black.
 
     Returns:
         `(H, W)` uint8, 0 to 255.
 
     Raises:
-        ImageFault: the file is missing, empty, damaged, too small, or neither PNG nor JPEG.
+        ImageFault: the file is missing, empty, damaged, too small or too large, neither PNG nor
+            JPEG, or shows nothing.
     """
     return read_hashed_image(path)[0]
 
@@ -87,32 +140,39 @@ def read_image(path: Path | str) -> np.ndarray:
 def read_hashed_image(path: Path | str) -> tuple[np.ndarray, str]:
     """As `read_image`, with the sha256 of the bytes that were decoded, hexadecimal."""
     data = _read_bytes(path)
-    grey, _, _ = _decode(path, data)
-    return grey, hashlib.sha256(data).hexdigest()
+    return _decode(path, data)[0], hashlib.sha256(data).hexdigest()
 
 
 def inspect_image(path: Path | str) -> Inspection:
-    """Hash and decode a file that is opened once.
+    """Hash, decode and measure a file that is opened once.
+
+    Raises:
+        ImageFault: as `read_image`.
+    """
+    return examine_image(path)[1]
+
+
+def examine_image(path: Path | str) -> tuple[np.ndarray, Inspection]:
+    """What `read_image` and `inspect_image` give, of a file that is opened once.
 
     Raises:
         ImageFault: as `read_image`.
     """
     data = _read_bytes(path)
-    grey, mode, format_ = _decode(path, data)
-    suffix = Path(path).suffix
+    grey, histogram, mode, remarks = _decode(path, data)
     # Exact, and no float copy of the image in each thread, as `grey.std()` would make.
-    histogram, levels = np.array(Image.fromarray(grey).histogram()), np.arange(256)
+    levels = np.arange(256)
     mean = histogram @ levels / grey.size
-    odd = suffix.lower() not in _SUFFIXES[format_]
-    return Inspection(
+    inspection = Inspection(
         width=grey.shape[1],
         height=grey.shape[0],
         mode=mode,
         sha256=hashlib.sha256(data).hexdigest(),
         mean=float(mean),
         std=float(np.sqrt(histogram @ (levels - mean) ** 2 / grey.size)),
-        detail=f"{format_} content under the suffix '{suffix}'" if odd else "",
+        remarks=remarks | _remark_inverted(grey, histogram),
     )
+    return grey, inspection
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -134,50 +194,164 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
 def _read_bytes(path: Path | str) -> bytes:
     try:
+        status = Path(path).stat()
+        what = next((name for holds, name in _NOT_FILES if holds(status.st_mode)), None)
+        if what is not None:
+            raise ImageFault(path, "unreadable", f"it is {what}, not a file")
+        if status.st_size > MAX_BYTES:
+            size = f"it has {status.st_size:,} bytes, and no more than {MAX_BYTES:,} are read"
+            raise ImageFault(path, "unreadable", size)
         data = Path(path).read_bytes()
+    except ImageFault:
+        raise
     except FileNotFoundError:
         raise ImageFault(path, "missing", "there is no such file") from None
     except OSError as error:
         raise ImageFault(path, "unreadable", error.strerror or str(error)) from error
+    except ValueError as error:  # a null character, or one that file names cannot hold
+        raise ImageFault(path, "missing", f"no file can have this path ({error})") from error
+    except MemoryError as error:
+        raise ImageFault(path, "unreadable", "there is not enough memory to read it") from error
     if not data:
         raise ImageFault(path, "zero-byte", "the file is empty")
     return data
 
 
-def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, str, str]:
-    """Decode to (grey image, mode as stored, "PNG" or "JPEG")."""
+def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, np.ndarray, str, dict[str, str]]:
+    """Decode to (grey image, its histogram, mode as stored, remarks by kind)."""
     format_ = next((name for name, head in _SIGNATURES.items() if data.startswith(head)), None)
     if format_ is None:
         raise ImageFault(path, "wrong-format", "its content is neither PNG nor JPEG")
+    remarks = {}
+    suffix = Path(path).suffix
+    if suffix.lower() not in _SUFFIXES[format_]:
+        remarks["suffix-mismatch"] = f"{format_} content under the suffix '{suffix}'"
     try:
-        with Image.open(io.BytesIO(data), formats=(format_,)) as image:
+        with _READERS[format_](io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise Image.DecompressionBombError
+                size = f"it has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}"
+                raise ImageFault(path, "unreadable", size)
             if min(width, height) < MIN_SIDE:
                 size = f"{width} x {height} pixels, and a side below {MIN_SIDE} shows no bone"
                 raise ImageFault(path, "too-small", size)
-            return _grey(image), image.mode, format_
+            if getattr(image, "n_frames", 1) > 1 or "mp" in image.info:
+                remarks["several-frames"] = "it holds several images; the first is read"
+            rawmode = image.tile[0].args if image.tile else ""
+            mode = rawmode[:-1] if rawmode in _LOW_BYTES else image.mode
+            grey = _levels(image, data, rawmode)
+            remarks |= _remark_orientation(image)
+            histogram = _histogram(grey)
+            _require_content(path, image, histogram)
+            if grey.dtype != np.uint8:
+                grey, clipped = _stretch(grey, histogram)
+                histogram, remarks = _histogram(grey), remarks | clipped
+            return grey, histogram, mode, remarks
     except ImageFault:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        detail = f"it has more than {MAX_PIXELS:,} pixels"
-        raise ImageFault(path, "unreadable", detail) from None
+    except MemoryError as error:
+        raise ImageFault(path, "unreadable", "there is not enough memory to decode it") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        # Some writers pad with zeros or a line end after the last marker.
-        ended = data.rstrip(b"\0\r\n").endswith(_ENDINGS[format_])
-        if "truncated" in str(error) or not ended:
-            raise ImageFault(path, "truncated", "the file ends before its image does") from error
         text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if "truncated" in text or not _is_ended(data, format_):
+            raise ImageFault(path, "truncated", "the file ends before its image does") from error
+        if isinstance(error, SyntaxError):
+            text = text.replace("not identified by this driver", "no size, or no kind of pixels")
+            text = f"its {format_} header cannot be read ({text})"
         raise ImageFault(path, "unreadable", text) from error
 
 
-def _grey(image: Image.Image) -> np.ndarray:
-    """Convert an opened image to `(H, W)` uint8 grey; decodes it."""
-    if image.mode in _DEEP_MODES:
-        deep = np.asarray(image, dtype=np.float64)
-        low, high = deep.min(), deep.max()
-        return np.rint((deep - low) * (255.0 / max(high - low, 1.0))).astype(np.uint8)
-    if image.mode in ("P", "PA", "CMYK"):
-        image = image.convert("RGB")
+def _is_ended(data: bytes, format_: str) -> bool:
+    if format_ == "PNG":  # whatever follows
+        return _ENDINGS[format_] in data
+    return data.rstrip(b"\0\r\n").endswith(_ENDINGS[format_])  # some writers pad
+
+
+def _levels(image: Image.Image, data: bytes, rawmode: str) -> np.ndarray:
+    """Decode an opened image to grey levels as stored: `(H, W)`, uint8 or uint16."""
+    if rawmode in _LOW_BYTES:
+        with PngImageFile(io.BytesIO(data)) as low:
+            low.tile = [tile._replace(args=_LOW_BYTES[rawmode]) for tile in low.tile]
+            low_bytes = np.asarray(low)
+        if rawmode == "LA;16B":
+            return low_bytes[..., 0].astype(np.uint16) << 8 | low_bytes[..., 1]
+        samples = np.asarray(image)[..., :3].astype(np.uint32) << 8 | low_bytes[..., :3]
+        return ((samples @ _LUMA + 0x8000) >> 16).astype(np.uint16)
+    if image.mode.startswith("I"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode in ("P", "CMYK"):
+        image = image.convert("RGBA" if image.mode == "P" else "RGB")
     return np.asarray(image.convert("L"))
+
+
+def _histogram(levels: np.ndarray) -> np.ndarray:
+    """Pixels by grey level: (256,) of a uint8 image, (65536,) of a uint16 one."""
+    if levels.dtype == np.uint8:
+        return np.array(Image.fromarray(levels).histogram())
+    return np.bincount(levels.ravel(), minlength=1 << 16)
+
+
+def _percentile(histogram: np.ndarray, percent: float) -> int:
+    """The lowest grey level that `percent` of the pixels do not exceed."""
+    return int(np.searchsorted(histogram.cumsum(), histogram.sum() * percent / 100))
+
+
+def _require_content(path: Path | str, image: Image.Image, histogram: np.ndarray) -> None:
+    """Refuse an image that shows nothing, before a stretch makes a picture of its noise."""
+    low, high = (_percentile(histogram, percent) for percent in (_PERCENT, 100 - _PERCENT))
+    depth = max(256, 1 << high.bit_length())  # 12 bits are often stored as 16
+    if high - low >= MIN_LEVELS * depth / 256:
+        return
+    differ = f"differ by at most {high - low:,} of {depth:,} grey levels"
+    differ = differ if high > low else "have one grey level"
+    detail = f"{100 - 2 * _PERCENT}% of its pixels {differ}"
+    if image.has_transparency_data:
+        alpha = np.array(image.convert("RGBA").getchannel("A").histogram())
+        if _percentile(alpha, 100 - _PERCENT) - _percentile(alpha, _PERCENT) >= MIN_LEVELS:
+            detail += "; its picture is in the alpha channel only"
+    raise ImageFault(path, "uniform", detail)
+
+
+def _stretch(levels: np.ndarray, histogram: np.ndarray) -> tuple[np.ndarray, dict[str, str]]:
+    """Make a uint16 image uint8, as `read_image` says, with a remark where that clips much."""
+    present = np.flatnonzero(histogram)
+    least, most = int(present[0]), int(present[-1])
+    low = _percentile(histogram, STRETCH_PERCENTILE)
+    high = _percentile(histogram, 100 - STRETCH_PERCENTILE)
+    margin = STRETCH_MARGIN * (high - low)
+    low, high = max(least, low - margin), min(most, high + margin)
+    scaled = (np.arange(len(histogram)) - low) * (255 / (high - low))
+    grey = np.rint(scaled.clip(0, 255)).astype(np.uint8)[levels]
+    if most - least <= 2 * (high - low):
+        return grey, {}
+    detail = (
+        f"grey levels run from {least:,} to {most:,} and were clipped to {low:,.0f} to "
+        f"{high:,.0f}, where all but {STRETCH_PERCENTILE}% at each end lie"
+    )
+    return grey, {"clipped": detail}
+
+
+def _remark_orientation(image: Image.Image) -> dict[str, str]:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # as many kinds as for pixels; and what cannot be read turns no image
+        return {}
+    if orientation not in range(2, 9):
+        return {}
+    return {"exif-orientation": f"EXIF orientation {orientation} is not applied"}
+
+
+def _remark_inverted(grey: np.ndarray, histogram: np.ndarray) -> dict[str, str]:
+    """Background is dark in a radiograph, so its median is, and most of its border."""
+    width = round(INVERTED_BORDER * min(grey.shape))
+    border = histogram - _histogram(grey[width:-width, width:-width])
+    low, high = (_percentile(histogram, percent) for percent in (_PERCENT, 100 - _PERCENT))
+    medians = [_percentile(histogram, 50), _percentile(border, 50)]
+    required = [low + share * (high - low) for share in INVERTED_MEDIANS]
+    if any(median < least for median, least in zip(medians, required, strict=True)):
+        return {}
+    detail = (
+        f"bright background, as in a negative: the median is {medians[1]} along the border and "
+        f"{medians[0]} overall, where dark is {low} and bright {high}"
+    )
+    return {"inverted": detail}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ _UNREAD = {
     "std": float("nan"),
     "fault": "",
     "detail": "",
+    "remarks": "",
 }
 _REMARKED_FAULTS = {"missing-file": "missing", "zero-byte-file": "zero-byte"}
 
@@ -44,8 +47,9 @@ def scan(
 
     Returns:
         The inventory: the listing's rows and width, height (pixels), mode (PIL's, as stored),
-        sha256, mean, std (of the grey image, 0 to 255), fault ("" or one of `images.FAULTS`), and
-        detail (what is wrong, or odd about a usable file). Faulty rows have no measurements.
+        sha256, mean, std (of the grey image, 0 to 255), fault ("" or one of `images.FAULTS`),
+        detail (of the fault), and remarks (what is odd about a usable file: "", or JSON from kind
+        to detail). Faulty rows have no measurements.
     """
     rows = listing.rows
     if not read_pixels:
@@ -90,7 +94,8 @@ def admit(inventory: pd.DataFrame, exclude_duplicates: bool = False) -> pd.DataF
             raise UserError("Duplicates are found by content; scan with read_pixels=True.")
         test_first = admitted["official_split"].ne("valid").sort_values(kind="stable").index
         admitted = admitted.loc[test_first].drop_duplicates("sha256").sort_index()
-    return admitted.drop(columns=["fault", "detail"]).reset_index(drop=True)
+    judged = ["fault", "detail", "remarks"]
+    return admitted.drop(columns=judged, errors="ignore").reset_index(drop=True)
 
 
 def quality_report(listing: Listing, inventory: pd.DataFrame) -> dict[str, Any]:
@@ -98,7 +103,8 @@ def quality_report(listing: Listing, inventory: pd.DataFrame) -> dict[str, Any]:
 
     Returns:
         source; read_pixels; counts (listed, admitted, excluded by fault, remarks by kind); excluded
-        (path, fault, detail); remarks by kind (path, detail), complete; modes (admitted images by
+        (path, fault, detail); remarks by kind (path, detail), complete, those of the listing and
+        those of the images (`images.Inspection`); modes (admitted images by
         stored mode) and converted (how many of them were not 8-bit grey); duplicates (the number of
         groups of identical files, of files in them, of groups that cross patients, studies,
         official splits or labels, and the groups themselves).
@@ -106,9 +112,13 @@ def quality_report(listing: Listing, inventory: pd.DataFrame) -> dict[str, Any]:
     bad = inventory[inventory["fault"] != ""]
     good = inventory[inventory["fault"] == ""]
     read_pixels = _pixels_read(inventory)
-    odd = good[good["detail"] != ""].assign(kind="suffix-mismatch")
     columns = ["path", "kind", "detail"]
-    remarks = pd.concat([listing.remarks[columns], odd[columns]], ignore_index=True)
+    odd = [
+        (row.path, kind, detail)
+        for row in good[good["remarks"] != ""].itertuples()
+        for kind, detail in json.loads(row.remarks).items()
+    ]
+    remarks = pd.concat([listing.remarks[columns], pd.DataFrame(odd, columns=columns)])
     modes = good["mode"].value_counts().to_dict() if read_pixels else {}
     return {
         "source": listing.source,
@@ -130,11 +140,57 @@ def quality_report(listing: Listing, inventory: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def format_report(report: dict[str, Any], most: int) -> str:
+    """What a quality report names, one line each, as `mura data check` prints it.
+
+    Args:
+        report: what `quality_report` gives.
+        most: lines for each fault, each kind of remark and the duplicates, and files for a group of
+            duplicates; the others are counted. 0 for all.
+    """
+    sections: dict[str, list[str]] = {}
+    for entry in report["excluded"]:
+        line = f"excluded: {entry['path']}: {entry['fault']}: {entry['detail']}"
+        sections.setdefault(f"excluded as {entry['fault']}", []).append(line)
+    for kind, entries in report["remarks"].items():
+        details = (f"{entry['path']}: {entry['detail']}".removesuffix(": ") for entry in entries)
+        sections[f"{kind} remarks"] = [f"remark: {kind}: {detail}" for detail in details]
+    duplicates = report["duplicates"]
+    # Those within one study, which is harmless, come last.
+    groups = sorted(duplicates["files_by_group"], key=lambda group: -len(group["across"]))
+    sections["groups of duplicates"] = [_format_group(**group, most=most) for group in groups]
+    lines = [line for name, section in sections.items() for line in _cut(name, section, most)]
+    if report["read_pixels"]:
+        across = ", ".join(f"{name} {number:,}" for name, number in duplicates["across"].items())
+        lines.append(
+            f"{duplicates['files']:,} files are byte-identical to another one, in "
+            f"{duplicates['groups']:,} groups; groups that differ in: {across}"
+        )
+    else:
+        lines.append("No file was opened: damaged images and duplicates are not known.")
+    return "\n".join(lines)
+
+
+def _format_group(paths: Sequence[str], across: Sequence[str], most: int) -> str:
+    shown = paths[: most or None]
+    crossed = f" across {', '.join(across)}" if across else ""
+    more = f" and {len(paths) - len(shown):,} more" if len(shown) < len(paths) else ""
+    return f"duplicates{crossed}: {' = '.join(shown)}{more}"
+
+
+def _cut(name: str, lines: Sequence[str], most: int) -> list[str]:
+    if not most or len(lines) <= most:
+        return list(lines)
+    return [*lines[:most], f"and {len(lines) - most:,} more {name} (--show 0 lists all)"]
+
+
 def _measure(root: Path, path: str) -> dict[str, Any]:
     try:
-        return _UNREAD | vars(inspect_image(root / path))
+        found = vars(inspect_image(root / path))
     except ImageFault as fault:
         return _UNREAD | {"fault": fault.kind, "detail": fault.detail}
+    remarks = json.dumps(found["remarks"]) if found["remarks"] else ""
+    return _UNREAD | found | {"remarks": remarks}
 
 
 def _pixels_read(inventory: pd.DataFrame) -> bool:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
+import os
+import stat
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mura_utils.errors import UserError
-from mura_utils.images import read_image, resize
+from mura_utils.images import examine_image, resize
 from mura_utils.paths import atomic_write, read_json, runs_dir
+
+_MARK = ("Software", "mura_utils")  # a text chunk of each overlay
+_MARKED = b"tEXt" + "\0".join(_MARK).encode()  # in a file's first bytes: that chunk comes first
+_LONGEST_STEM = 200  # bytes; file systems allow 255 for stem, number, ending and temporary name
 
 
 def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str, Any]]:
     """Class probabilities and an explaining overlay for each radiograph.
 
     The overlay is LayerCAM of (abnormal - normal) of the predicted body part, written to
-    ``out/<image's name>_overlay.png``; images of one name (MURA's are all ``image1.png``) get a
-    number.
+    ``out/<image's name>_overlay.png``. A name gets a number where it is taken: by an overlay of the
+    same call (MURA's images are all ``image1.png``; an image given twice has two), by one of the
+    images, or by any file that is not an overlay of an earlier call, which is replaced.
 
     Args:
         run: a run's name, or the path of its folder.
@@ -28,11 +37,12 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
         out: folder of the overlays, made if need be.
 
     Returns:
-        For each image: image, label, body_part, p_abnormal, probabilities (by class), overlay.
+        For each image, in the given order: image, label, body_part, p_abnormal, probabilities (by
+        class), remarks (kind and detail of what is odd about the image), overlay.
 
     Raises:
-        UserError: no trained run; a file is missing or no readable radiograph. All files are read
-            before anything is written.
+        UserError: no trained run; a file is missing or no readable radiograph; `out` is no folder.
+            All of that is found before the model is loaded, and nothing is written then.
     """
     named = runs_dir() / run
     folder = named if named.is_dir() else Path(run)
@@ -41,7 +51,9 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
         raise UserError(
             f"There is no trained run {run!r} in {runs_dir()}: train it with 'mura run'."
         )
-    grey = [read_image(path) for path in images]
+    examined = [examine_image(path) for path in images]
+    _require_folder(out)
+    targets = _targets(images, out)
 
     from mura_utils.explain import contrast_target, layer_cam
     from mura_utils.models import load_model
@@ -50,34 +62,75 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
     model = load_model(folder / "model.keras")
     classes = read_json(training)["classes"]
     size = model.input_shape[1]
-    batch = np.stack([resize(image, size) for image in grey])[..., None].astype("float32")
+    batch = np.stack([resize(grey, size) for grey, _ in examined])[..., None].astype("float32")
     probabilities = model.predict(batch, verbose=0)
     predicted = probabilities.argmax(axis=1)
     labels = [classes[index] for index in predicted]
     heatmaps = layer_cam(model, batch, contrast_target(predicted, classes))
 
+    mark = PngInfo()
+    mark.add_text(*_MARK)
     results = []
-    for path, target, pixels, heatmap, row, label in zip(
-        images, _targets(images, out), batch[..., 0], heatmaps, probabilities, labels, strict=True
+    for path, target, (_, inspection), pixels, heatmap, row, label in zip(
+        images, targets, examined, batch[..., 0], heatmaps, probabilities, labels, strict=True
     ):
         with atomic_write(target) as temporary:
-            Image.fromarray(overlay(pixels.astype("uint8"), heatmap)).save(temporary)
-        results.append(_result(path, classes, row, label, target))
+            Image.fromarray(overlay(pixels.astype("uint8"), heatmap)).save(temporary, pnginfo=mark)
+        results.append(_result(path, classes, row, label, inspection.remarks, target))
     return results
 
 
+def _require_folder(out: Path) -> None:
+    nearest = next(path for path in (out, *out.parents) if path.exists() or path.is_symlink())
+    if not nearest.is_dir():
+        raise UserError(f"{nearest} is not a folder; --out names the folder for the overlays.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{nearest} cannot be written to; give another folder with --out.")
+
+
 def _targets(images: Sequence[Path], out: Path) -> list[Path]:
-    seen: Counter[str] = Counter()
+    """Choose a name for each overlay that belongs to nothing else."""
+    taken = {_file_key(path.resolve()) for path in images}
+    folder = out.resolve()
     targets = []
     for path in images:
-        seen[path.stem] += 1
-        number = f"_{seen[path.stem]}" if seen[path.stem] > 1 else ""
-        targets.append(out / f"{path.stem}{number}_overlay.png")
+        stem = os.fsencode(path.stem)[:_LONGEST_STEM].decode("utf-8", "ignore")
+        for number in itertools.count(1):
+            name = f"{stem}_{number}_overlay.png" if number > 1 else f"{stem}_overlay.png"
+            key = _file_key(folder / name)
+            if key not in taken and _is_free(folder / name):
+                break
+        taken.add(key)
+        targets.append(out / name)
     return targets
 
 
+def _file_key(path: Path) -> str:
+    """What two paths share where the file system takes them for one: case, and form of accents."""
+    return unicodedata.normalize("NFC", str(path).casefold())
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nothing is there, or an overlay that this module has written."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+    except FileNotFoundError:
+        return True
+    try:
+        with path.open("rb") as file:
+            return _MARKED in file.read(200)
+    except OSError:
+        return False
+
+
 def _result(
-    path: Path, classes: Sequence[str], probabilities: np.ndarray, label: str, overlay: Path
+    path: Path,
+    classes: Sequence[str],
+    probabilities: np.ndarray,
+    label: str,
+    remarks: dict[str, str],
+    overlay: Path,
 ) -> dict[str, Any]:
     by_class = {name: round(float(p), 6) for name, p in zip(classes, probabilities, strict=True)}
     abnormal = sum(p for name, p in by_class.items() if name.startswith("Abnormal-"))
@@ -87,5 +140,6 @@ def _result(
         "body_part": label.split("-", 1)[1],
         "p_abnormal": round(abnormal, 6),
         "probabilities": by_class,
+        "remarks": [{"kind": kind, "detail": detail} for kind, detail in remarks.items()],
         "overlay": str(overlay),
     }

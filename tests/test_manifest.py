@@ -1,13 +1,14 @@
 import io
 import json
 
+import numpy as np
 import pytest
 from mura_tree import image_paths, png, tiny_rows, write_tree
 from PIL import Image
 
 from mura_utils.errors import UserError
 from mura_utils.images import FAULTS
-from mura_utils.manifest import admit, quality_report, scan
+from mura_utils.manifest import admit, format_report, quality_report, scan
 from mura_utils.sources import LISTING_COLUMNS, open_source
 
 MEASURED = ("width", "height", "mode", "sha256", "mean", "std")
@@ -22,6 +23,12 @@ def write(root, contents=None):
     return open_source(root)
 
 
+def encode(image, format_="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, format_, **options)
+    return stream.getvalue()
+
+
 def path_of(number):
     return "MURA-v1.1/" + image_paths(tiny_rows())[number]
 
@@ -29,7 +36,7 @@ def path_of(number):
 def test_inventory_has_its_columns_and_measures(tmp_path):
     listing = write(tmp_path)
     inventory = scan(listing, progress=False)
-    assert tuple(inventory.columns) == (*LISTING_COLUMNS, *MEASURED, "fault", "detail")
+    assert tuple(inventory.columns) == (*LISTING_COLUMNS, *MEASURED, "fault", "detail", "remarks")
     assert inventory["path"].tolist() == listing.rows["path"].tolist()
     assert set(inventory["width"]) == set(inventory["height"]) == {40}
     assert inventory["sha256"].str.fullmatch("[0-9a-f]{64}").all()
@@ -62,12 +69,13 @@ def test_every_fault_is_excluded_and_reported(tmp_path):
         3: png_bytes[:600] + b"\0" * 40 + png_bytes[640:],
         4: png_bytes[:300],
         5: png(side=1),
+        6: encode(Image.new("RGBA", (40, 40))),
     }
     listing = write(tmp_path, contents)
     inventory = scan(listing, progress=False)
     report = quality_report(listing, inventory)
     assert report["counts"]["excluded"] == dict.fromkeys(FAULTS, 1)
-    assert (report["counts"]["listed"], report["counts"]["admitted"]) == (8, 2)
+    assert (report["counts"]["listed"], report["counts"]["admitted"]) == (8, 1)
     found = {entry["path"]: entry["fault"] for entry in report["excluded"]}
     assert found == {path_of(number): fault for number, fault in enumerate(FAULTS)}
     assert all(entry["detail"] for entry in report["excluded"])
@@ -76,14 +84,77 @@ def test_every_fault_is_excluded_and_reported(tmp_path):
     json.dumps(report, allow_nan=False)
 
 
-def test_suffix_mismatch_is_admitted_and_remarked(tmp_path):
-    stream = io.BytesIO()
-    Image.new("L", (40, 40), 90).save(stream, "JPEG")
-    listing = write(tmp_path, {6: stream.getvalue()})
+def odd_images():
+    """An inverted one, one that is turned and clipped, a JPEG that is called .png."""
+    bright = np.full((64, 64), 250, np.uint8)
+    bright[20:40, 20:40] = np.arange(0, 200, 10)
+    deep = np.tile(np.arange(64, dtype=np.uint16) * 60, (64, 1))
+    deep[0, :3] = 65535
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    noise = Image.open(io.BytesIO(png(side=64)))
+    return {
+        2: encode(Image.fromarray(bright)),
+        5: encode(Image.fromarray(deep), exif=exif),
+        6: encode(noise, "JPEG"),
+    }
+
+
+def test_odd_images_are_admitted_and_remarked(tmp_path):
+    listing = write(tmp_path, odd_images())
     inventory = scan(listing, progress=False)
     assert len(admit(inventory)) == 8
-    (remark,) = quality_report(listing, inventory)["remarks"]["suffix-mismatch"]
-    assert remark == {"path": path_of(6), "detail": "JPEG content under the suffix '.png'"}
+    report = quality_report(listing, inventory)
+    assert {kind: [e["path"] for e in entries] for kind, entries in report["remarks"].items()} == {
+        "clipped": [path_of(5)],
+        "exif-orientation": [path_of(5)],
+        "inverted": [path_of(2)],
+        "suffix-mismatch": [path_of(6)],
+    }
+    assert report["counts"]["remarks"] == dict.fromkeys(report["remarks"], 1)
+    (mismatch,) = report["remarks"]["suffix-mismatch"]
+    assert mismatch["detail"] == "JPEG content under the suffix '.png'"
+    json.dumps(report, allow_nan=False)
+
+
+def test_an_inventory_of_an_earlier_version_is_admitted(tmp_path):
+    inventory = scan(write(tmp_path), progress=False)
+    assert admit(inventory.drop(columns="remarks")).equals(admit(inventory))
+
+
+def test_a_report_names_faults_remarks_and_duplicates(tmp_path):
+    contents = odd_images() | {0: png(100), 1: png(100), 3: png(200), 7: png(200), 4: b"no image"}
+    listing = write(tmp_path, contents)
+    report = quality_report(listing, scan(listing, progress=False))
+    lines = format_report(report, 0).splitlines()
+    excluded, *remarks, across, within, tally = lines
+    assert excluded == (
+        f"excluded: {path_of(4)}: wrong-format: its content is neither PNG nor JPEG"
+    )
+    assert [line.split(": ")[1] for line in remarks] == list(report["remarks"])
+    assert remarks[1] == (
+        f"remark: exif-orientation: {path_of(5)}: EXIF orientation 8 is not applied"
+    )
+    assert across == (
+        f"duplicates across patient, study, official_split, label: {path_of(3)} = {path_of(7)}"
+    )
+    assert within == f"duplicates: {path_of(0)} = {path_of(1)}"
+    assert tally == (
+        "4 files are byte-identical to another one, in 2 groups; "
+        "groups that differ in: patient 1, study 1, official_split 1, label 1"
+    )
+
+
+def test_long_lists_are_cut_and_counted(tmp_path):
+    listing = write(
+        tmp_path, dict.fromkeys(range(5), b"no image") | dict.fromkeys((5, 6, 7), png(9))
+    )
+    report = quality_report(listing, scan(listing, progress=False))
+    lines = format_report(report, 2).splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["excluded"] * 2
+    assert lines[2] == "and 3 more excluded as wrong-format (--show 0 lists all)"
+    assert lines[3].endswith(f": {path_of(5)} = {path_of(7)} and 1 more")
+    assert len(format_report(report, 5).splitlines()) == 7
 
 
 def test_without_pixels_the_listing_is_trusted(tmp_path):
@@ -97,6 +168,7 @@ def test_without_pixels_the_listing_is_trusted(tmp_path):
     assert report["modes"] == {}
     assert report["duplicates"]["groups"] == 0
     assert len(admit(inventory)) == 6
+    assert "No file was opened" in format_report(report, 0)
     with pytest.raises(UserError, match="read_pixels=True"):
         admit(inventory, exclude_duplicates=True)
 

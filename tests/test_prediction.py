@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import unicodedata
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,8 +12,9 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters
 from mura_utils.images import ImageFault
 from mura_utils.models import build_model
+from mura_utils.notebook import NOTEBOOKS
 from mura_utils.paths import runs_dir, write_json
-from mura_utils.prediction import predict_images
+from mura_utils.prediction import _targets, predict_images
 from mura_utils.sources.phantom import draw_radiograph
 
 CLASSES = [f"{kind}-{part}" for kind in ("Abnormal", "Normal") for part in ("HAND", "WRIST")]
@@ -23,6 +28,7 @@ def run():
     experiment = validate_parameters({"image_size": 64}, "test")
     build_model(experiment, CLASSES).save(folder / "model.keras")
     write_json(folder / "training.json", {"classes": CLASSES})
+    write_json(folder / "state.json", {"completed": NOTEBOOKS[:5]})
     return "some"
 
 
@@ -31,13 +37,22 @@ def radiograph():
     return draw_radiograph(np.random.default_rng(0), "HAND")[0]
 
 
-def test_png_and_jpeg_give_probabilities_and_an_overlay_each(run, radiograph, tmp_path):
+def names(images, out):
+    return [path.name for path in _targets([Path(image) for image in images], out)]
+
+
+def test_each_image_gets_probabilities_remarks_and_an_overlay(run, radiograph, tmp_path):
     paths = [tmp_path / "a" / "image1.png", tmp_path / "b" / "image1.png", tmp_path / "hand.jpg"]
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(radiograph).save(path, quality=95)
-    results = predict_images(run, paths, tmp_path / "out")
-    first, second, jpeg = results
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    paths.append(tmp_path / "odd.png")
+    Image.fromarray(255 - radiograph).save(paths[-1], exif=exif)
+    out = tmp_path / "out"
+    results = predict_images(str(runs_dir() / run), paths, out)
+    first, second, jpeg, odd = results
     assert list(first["probabilities"]) == CLASSES
     assert sum(first["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     abnormal = first["probabilities"]["Abnormal-HAND"] + first["probabilities"]["Abnormal-WRIST"]
@@ -45,11 +60,28 @@ def test_png_and_jpeg_give_probabilities_and_an_overlay_each(run, radiograph, tm
     assert first["label"] == max(CLASSES, key=first["probabilities"].get)
     assert first["probabilities"] == second["probabilities"]
     assert jpeg["p_abnormal"] == pytest.approx(first["p_abnormal"], abs=0.05)
-    assert len({result["overlay"] for result in results}) == 3
-    assert all(Image.open(result["overlay"]).mode == "RGB" for result in results)
+    assert first["remarks"] == second["remarks"] == jpeg["remarks"] == []
+    assert [remark["kind"] for remark in odd["remarks"]] == ["exif-orientation", "inverted"]
+    assert odd["remarks"][0]["detail"] == "EXIF orientation 6 is not applied"
+    overlays = [Path(result["overlay"]) for result in results]
+    assert [Image.open(path).mode for path in overlays] == ["RGB"] * 4
+    stems = ["image1", "image1_2", "hand", "odd"]
+    assert [path.name for path in overlays] == [f"{stem}_overlay.png" for stem in stems]
+    # A second call replaces them, but never one that is among its images.
+    assert _targets(paths, out) == overlays
+    expected = ["image1_2_overlay.png", "image1_overlay_overlay.png"]
+    assert names([paths[0], overlays[0]], out) == expected
+    link = tmp_path / "link.png"
+    link.symlink_to(overlays[0])
+    assert names([paths[0], link], out) == ["image1_2_overlay.png", "link_overlay.png"]
 
 
-def test_what_is_no_image_is_refused_before_anything_is_written(run, radiograph, tmp_path):
+def test_nothing_is_loaded_or_written_when_anything_is_refused(
+    run, radiograph, tmp_path, monkeypatch
+):
+    with pytest.raises(UserError, match="no trained run 'other'"):
+        predict_images("other", [], tmp_path)
+    monkeypatch.setattr("mura_utils.models.load_model", lambda path: pytest.fail("loaded"))
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     Image.fromarray(radiograph).save(good)
     bad.write_text("no image")
@@ -57,12 +89,39 @@ def test_what_is_no_image_is_refused_before_anything_is_written(run, radiograph,
         predict_images(run, [good, bad], tmp_path / "out")
     with pytest.raises(ImageFault, match=r"nowhere\.png"):
         predict_images(run, [good, tmp_path / "nowhere.png"], tmp_path / "out")
+    Image.new("L", (64, 64), 90).save(bad)
+    with pytest.raises(ImageFault, match=r"bad\.png .*\(uniform\)"):
+        predict_images(run, [good, bad], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_text("mine")
+    for out in ("out", "out/below"):
+        with pytest.raises(UserError, match=rf"^{tmp_path / 'out'} is not a folder; --out names"):
+            predict_images(run, [good], tmp_path / out)
+    assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_a_run_is_also_found_by_its_folder(run, radiograph, tmp_path):
-    Image.fromarray(radiograph).save(tmp_path / "hand.png")
-    (result,) = predict_images(str(runs_dir() / run), [tmp_path / "hand.png"], tmp_path)
-    assert result["body_part"] in ("HAND", "WRIST")
-    with pytest.raises(UserError, match="no trained run 'other'"):
-        predict_images("other", [tmp_path / "hand.png"], tmp_path)
+def test_names_of_overlays_differ_in_more_than_case(tmp_path):
+    images = ["ok.png", "ok.PNG", "ok_2.png", "OK.jpg", "a/ok.png"]
+    expected = ["ok", "ok_2", "ok_2_2", "OK_3", "ok_4"]
+    assert names(images, tmp_path) == [f"{stem}_overlay.png" for stem in expected]
+    accents = [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")]
+    assert len({unicodedata.normalize("NFC", name) for name in names(accents, tmp_path)}) == 2
+
+
+def test_an_image_given_twice_has_two_overlays(tmp_path):
+    assert names(["a.png", "a.png"], tmp_path) == ["a_overlay.png", "a_2_overlay.png"]
+
+
+def test_names_of_overlays_fit_into_a_file_system(tmp_path):
+    for name in names([f"{'a' * 250}.png", f"{'é' * 125}.png", f"{'a' * 249}b.png"], tmp_path):
+        (tmp_path / f".{name}.01234567.tmp").write_text("")
+
+
+def test_nothing_foreign_is_overwritten(radiograph, tmp_path):
+    image, taken = tmp_path / "x.png", tmp_path / "x_overlay.png"
+    assert names([image, taken], tmp_path) == ["x_2_overlay.png", "x_overlay_overlay.png"]
+    Image.fromarray(radiograph).save(taken)
+    (tmp_path / "x_2_overlay.png").symlink_to("nowhere")
+    (tmp_path / "x_3_overlay.png").mkdir()
+    os.mkfifo(tmp_path / "x_4_overlay.png")
+    assert names([image], tmp_path) == ["x_5_overlay.png"]
