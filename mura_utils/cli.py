@@ -155,9 +155,13 @@ def data_check(
     folder: Annotated[str, typer.Argument(help="a folder, or a name in data/")],
     source: Annotated[str, typer.Option(help="auto, mura, fracatlas or phantom")] = "auto",
     pixels: Annotated[bool, typer.Option(help="open every file, or only list them")] = True,
+    show: Annotated[int, typer.Option(help="lines for each kind of finding; 0: all", min=0)] = 10,
 ) -> None:
-    """Say what a data folder holds and which files a run would exclude."""
-    from mura_utils.manifest import quality_report, scan
+    """Say what a data folder holds, which files a run would exclude, and what is odd.
+
+    Status 1 when no listed image can be used.
+    """
+    from mura_utils.manifest import admit, format_report, quality_report, scan
     from mura_utils.paths import data_dir, expand, resolve
     from mura_utils.sources import open_source
 
@@ -166,9 +170,10 @@ def data_check(
     listing = open_source(root, source)
     typer.echo(listing)
     inventory = scan(listing, read_pixels=pixels, progress=sys.stderr.isatty())
-    typer.echo(json.dumps(quality_report(listing, inventory)["counts"], indent=2))
-    for row in inventory[inventory["fault"] != ""].itertuples():
-        typer.echo(f"excluded: {row.path}: {row.fault}")
+    report = quality_report(listing, inventory)
+    typer.echo(json.dumps(report["counts"], indent=2))
+    typer.echo(format_report(report, show))
+    admit(inventory)
 
 
 @app.command()
@@ -177,10 +182,17 @@ def predict(
     run: Annotated[str, typer.Option(help="a run's name, or its folder")],
     out: Annotated[Path, typer.Option(help="folder for the overlays")] = Path(),
 ) -> None:
-    """Classify radiographs with a trained run: JSON on standard output, an overlay for each."""
+    """Classify radiographs with a trained run: JSON on standard output, an overlay for each.
+
+    What is odd about an image is a remark in the JSON and on standard error.
+    """
     from mura_utils.prediction import predict_images
 
-    typer.echo(json.dumps(predict_images(run, images, out), indent=2))
+    results = predict_images(run, images, out)
+    for result in results:
+        for remark in result["remarks"]:
+            typer.echo(f"{result['image']}: {remark['kind']}: {remark['detail']}", err=True)
+    typer.echo(json.dumps(results, indent=2))
 
 
 @app.command()
