@@ -162,6 +162,12 @@ def _radiograph(ax: Axes, image: np.ndarray, title: str = "") -> None:
     ax.spines[:].set_visible(True)
 
 
+def _say_instead(ax: Axes, text: str) -> None:
+    """Say in an empty panel why it is empty."""
+    ax.text(0.5, 0.5, text, ha="center", transform=ax.transAxes)
+    ax.set_axis_off()
+
+
 def _bars(ax: Axes, frame: pd.DataFrame, x: str, y: str, form: str = "{:,.0f}", **kwargs) -> None:
     """Seaborn's bars in the exact colours of the palette, each with its number at its end."""
     horizontal = pd.api.types.is_numeric_dtype(frame[x])
@@ -254,7 +260,7 @@ def pixel_analysis(
     Args:
         image: (H, W) uint8.
         title: its label, such as "Normal-HUMERUS".
-        sample_means: (n,) mean grey level of n images of that label, 0..255.
+        sample_means: (n,) mean grey level of n images of that label, 0..255; NaN if not measured.
         sample_stds: (n,) their standard deviations.
     """
     fig = _figure(3.3, f"Pixel analysis: {title}")
@@ -269,16 +275,26 @@ def pixel_analysis(
     histogram.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
 
     means, stds = np.asarray(sample_means, float), np.asarray(sample_stds, float)
+    means, stds = means[~np.isnan(means)], stds[~np.isnan(means)]
+    count = _count(len(means), "image")
+    samples.set_title(f"Mean ± std of {count}")
+    described = f"{title}: a radiograph with mean grey level {image.mean():.0f} and standard"
+    if not len(means):
+        _say_instead(samples, "No other image was measured.")
+        return _described(
+            fig,
+            described,
+            f"deviation {image.std():.0f}, and its histogram; no other was measured.",
+        )
     number = np.arange(1, len(means) + 1)
     samples.errorbar(number, means, stds, fmt="o", color=colour, elinewidth=1, capsize=2)
     samples.set(ylim=(0, 255), xlabel="image", ylabel="grey level (0–255)")
-    samples.set_title(f"Mean ± std of {_count(len(means), 'image')}")
     _whole_numbers(samples)
     samples.grid(axis="y")
     return _described(
         fig,
-        f"{title}: a radiograph with mean grey level {image.mean():.0f} and standard deviation",
-        f"{image.std():.0f}; its histogram; and {_count(len(means), 'image')}, whose means range",
+        described,
+        f"deviation {image.std():.0f}; its histogram; and {count}, whose means range",
         f"from {means.min():.0f} to {means.max():.0f}.",
     )
 
@@ -315,6 +331,10 @@ def image_sizes(inventory: pd.DataFrame) -> Figure:
     palette = dict(zip(modes.index, sns.color_palette("viridis", len(modes)), strict=True))
     fig = _figure(3.8, f"{len(read):,} images in {len(sizes):,} combinations of size and mode")
     scatter, bars = _panels(fig, 1, 2, width_ratios=[2, 1])
+    if read.empty:
+        for ax in (scatter, bars):
+            _say_instead(ax, "No file was opened.")
+        return _described(fig, "No file was opened: sizes and modes are not known.")
     sns.scatterplot(
         sizes,
         x="width",
@@ -348,7 +368,7 @@ def image_sizes(inventory: pd.DataFrame) -> Figure:
 
 @_styled
 def faults(quality: Mapping[str, Any]) -> Figure:
-    """What the scan excluded, per fault, and what the listing remarked, per kind.
+    """What the scan excluded, per fault, and what was remarked, per kind.
 
     Args:
         quality: the content of quality.json; `counts` with `listed` and `admitted`, `excluded`
@@ -363,14 +383,13 @@ def faults(quality: Mapping[str, Any]) -> Figure:
     )
     panels = (
         ("Files excluded, per fault", excluded, "No file was excluded."),
-        ("Remarks on the listing, per kind", remarks, "The listing met nothing odd."),
+        ("Remarks, per kind", remarks, "Nothing odd was met."),
     )
     for ax, (title, tally, nothing) in zip(_panels(fig, 1, 2), panels, strict=True):
         tally = {kind: number for kind, number in tally.most_common() if number}
         ax.set_title(title)
         if not tally:
-            ax.text(0.5, 0.5, nothing, ha="center", transform=ax.transAxes)
-            ax.set_axis_off()
+            _say_instead(ax, nothing)
             continue
         frame = pd.DataFrame({"kind": list(tally), "files": list(tally.values())})
         _bars(ax, frame, "files", "kind", color=_OTHER)

@@ -165,6 +165,23 @@ def test_pixel_analysis_shows_the_whole_histogram_and_each_sample():
     assert "from 50 to 70" in plotting.alt_text(fig)
 
 
+def test_what_was_not_measured_is_said_and_not_printed_as_nan():
+    image = np.repeat(np.array([0, 100, 255], np.uint8), 30).reshape(9, 10)
+    unread = np.full(2, np.nan)
+    inventory = pd.DataFrame({"width": [0, 0], "height": [0, 0], "mode": ["", ""]})
+    for fig, sentence in (
+        (plotting.pixel_analysis(image, "Normal-HAND", unread, unread), "no other was measured"),
+        (plotting.image_sizes(inventory), "No file was opened: sizes and modes are not known."),
+    ):
+        assert sentence in plotting.alt_text(fig)
+        assert "nan" not in plotting.alt_text(fig)
+        assert any("No " in text.get_text() for ax in fig.axes for text in ax.texts)
+    some = plotting.pixel_analysis(
+        image, "Normal-HAND", np.array([50, np.nan]), np.array([5, np.nan])
+    )
+    assert "1 image, whose means range from 50 to 50" in plotting.alt_text(some)
+
+
 def test_image_counts_counts_classes_that_are_absent_as_zero():
     manifest = make_manifest(FOUR)
     manifest = manifest[(manifest.body_part != "HIP") | (manifest.abnormality == "Normal")]
