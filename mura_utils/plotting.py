@@ -281,11 +281,8 @@ def pixel_analysis(
     described = f"{title}: a radiograph with mean grey level {image.mean():.0f} and standard"
     if not len(means):
         _say_instead(samples, "No other image was measured.")
-        return _described(
-            fig,
-            described,
-            f"deviation {image.std():.0f}, and its histogram; no other was measured.",
-        )
+        unmeasured = f"deviation {image.std():.0f}, and its histogram; no other was measured."
+        return _described(fig, described, unmeasured)
     number = np.arange(1, len(means) + 1)
     samples.errorbar(number, means, stds, fmt="o", color=colour, elinewidth=1, capsize=2)
     samples.set(ylim=(0, 255), xlabel="image", ylabel="grey level (0–255)")
