@@ -264,6 +264,22 @@ def _changes(assignments: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
+def _find_a_home() -> None:
+    """Name one where the system knows none, as in a container with a user of its own.
+
+    IPython does not start without; Keras keeps downloaded weights there.
+    """
+    from mura_utils.paths import cache_dir
+
+    try:
+        Path.home()
+    except RuntimeError:
+        home = cache_dir() / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        os.environ["HOME"] = str(home)
+        typer.echo(f"mura: no home folder is known here; {home} is used.", err=True)
+
+
 def main() -> None:
     """Run the command; what the user can put right is one sentence and status 1.
 
@@ -273,6 +289,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may know ASCII only
     try:
+        _find_a_home()
         app()
     except (UserError, OSError, MemoryError, BrokenExecutor) as error:
         if os.environ.get("MURA_DEBUG") == "1":

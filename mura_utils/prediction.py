@@ -16,7 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from mura_utils.errors import UserError
 from mura_utils.images import examine_image, resize
-from mura_utils.paths import atomic_write, read_json, runs_dir
+from mura_utils.paths import atomic_write, reading
+from mura_utils.record import require_trained
 
 _MARK = ("Software", "mura_utils")  # a text chunk of each overlay
 _MARKED = b"tEXt" + "\0".join(_MARK).encode()  # in a file's first bytes: that chunk comes first
@@ -44,13 +45,9 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
         UserError: no trained run; a file is missing or no readable radiograph; `out` is no folder.
             All of that is found before the model is loaded, and nothing is written then.
     """
-    named = runs_dir() / run
-    folder = named if named.is_dir() else Path(run)
-    training = folder / "training.json"
-    if not training.is_file():
-        raise UserError(
-            f"There is no trained run {run!r} in {runs_dir()}: train it with 'mura run'."
-        )
+    folder = require_trained(run)
+    with reading(folder / "training.json") as training:
+        classes = list(training["classes"])
     examined = [examine_image(path) for path in images]
     _require_folder(out)
     targets = _targets(images, out)
@@ -60,10 +57,16 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
     from mura_utils.plotting import overlay
 
     model = load_model(folder / "model.keras")
-    classes = read_json(training)["classes"]
+    if model.output_shape[-1] != len(classes):
+        raise UserError(
+            f"{folder / 'training.json'} names {len(classes)} classes, but the model beside it has "
+            f"{model.output_shape[-1]}: they are not of one training; run 05_modeling again."
+        )
     size = model.input_shape[1]
     batch = np.stack([resize(grey, size) for grey, _ in examined])[..., None].astype("float32")
     probabilities = model.predict(batch, verbose=0)
+    if not np.isfinite(probabilities).all():
+        raise UserError(f"{folder / 'model.keras'} gives no finite probabilities: train it again.")
     predicted = probabilities.argmax(axis=1)
     labels = [classes[index] for index in predicted]
     heatmaps = layer_cam(model, batch, contrast_target(predicted, classes))

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import io
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from mura_tree import image_paths, png, tiny_rows, write_tree
+from PIL import Image
 
 from mura_utils import cli, sweep
 from mura_utils.paths import cache_dir, data_dir, runs_dir, write_json
@@ -125,3 +130,120 @@ def test_the_cache_is_listed_and_pruned(mura):
     assert status == 0 and "Removed 0 entries" in out and "5 images of 32 x 32 pixels" in out
     status, out, _ = mura("cache", "--prune", 0)
     assert status == 0 and "Removed 1 entries" in out and not list(folder.iterdir())
+
+
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def test_help_is_printed_on_a_terminal_that_knows_only_ascii():
+    for command in ([], ["compare"]):
+        said = python(
+            "from mura_utils.cli import main; main()",
+            *command,
+            "--help",
+            PYTHONIOENCODING="ascii:strict",
+        )
+        assert (said.returncode, said.stderr) == (0, "")
+
+
+def test_without_a_home_the_cache_is_one(tmp_path):
+    code = (
+        "import os, pwd\nos.environ.pop('HOME')\n"
+        "def unknown(uid):\n    raise KeyError(uid)\n"
+        "pwd.getpwuid = unknown\n"
+        "from mura_utils.cli import main\n"
+        "try:\n    main()\nfinally:\n    print(os.environ['HOME'])\n"
+    )
+    said = python(code, "cache")
+    home = str(cache_dir() / "home")
+    assert said.returncode == 0 and said.stdout.splitlines()[-1] == home
+    assert said.stderr == f"mura: no home folder is known here; {home} is used.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            PermissionError(13, "Permission denied", "/data/a.csv"),
+            "/data/a.csv: Permission denied.",
+        ),
+        (OSError(28, "No space left on device"), "No space left on device."),
+        (MemoryError(), "There is not enough memory: lower batch_size"),
+    ],
+)
+def test_errors_of_the_system_are_sentences_unless_debugged(mura, monkeypatch, error, sentence):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("mura_utils.cache.entries", fail)
+    status, _, err = mura("cache")
+    assert status == 1 and err.startswith(f"mura: {sentence}") and err.count("\n") == 1
+    monkeypatch.setenv("MURA_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["mura", "cache"])
+    with pytest.raises(type(error)):
+        cli.main()
+
+
+def test_folders_that_cannot_be_written_are_one_sentence(mura, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MURA_RUNS_DIR", str(tmp_path / "file" / "runs"))
+    status, _, err = mura("run", "demo")
+    assert status == 1 and err.startswith(f"mura: {tmp_path / 'file' / 'runs'}")
+    assert err.endswith(": Not a directory.\n") and err.count("\n") == 1
+
+
+def test_a_run_whose_last_training_failed_is_not_compared(mura):
+    for name, done in (("good", 6), ("bad", 4)):
+        folder = runs_dir() / name
+        best = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.5, "val_accuracy": 0.5}
+        write_json(folder / "training.json", {"best": best, "epochs": 2, "seconds": 9.5})
+        metric = {"value": 0.25}
+        levels = ("image", "binary_image", "binary_study")
+        metrics = dict.fromkeys(levels, dict.fromkeys(("accuracy", "kappa", "auroc"), metric))
+        write_json(folder / "metrics.json", {"source": "phantom", **metrics})
+        rate = 1e30 if name == "bad" else 1e-3
+        (folder / "experiment.yaml").write_text(f"learning_rate: {rate}\nname: {name}\n")
+        write_completed(folder, list(NOTEBOOKS[:done]))
+    status, out, err = mura("compare", "good", "bad")
+    assert (status, err) == (0, "Left out, bad: not trained\n")
+    assert "1e+30" not in out and "test accuracy" in out
+    write_completed(runs_dir() / "good", list(NOTEBOOKS[:5]))
+    status, out, _ = mura("compare", "good")
+    assert status == 0 and "test accuracy" not in out, "the metrics are of an earlier model"
+    status, out, err = mura("compare", "bad")
+    assert status == 1 and "There is no trained run (bad: not trained)" in err
+
+
+def test_a_check_names_details_remarks_and_duplicates(mura, tmp_path):
+    negative = np.full((64, 64), 250, np.uint8)
+    negative[20:40, 20:40] = np.arange(0, 200, 10)
+    stream = io.BytesIO()
+    Image.fromarray(negative).save(stream, "PNG")
+    content = [png(0)[:200], png(1), png(2), *[stream.getvalue()] * 3, png(1), png(3)]
+    paths = ["MURA-v1.1/" + path for path in image_paths(tiny_rows())]
+    write_tree(tmp_path, tiny_rows(), content=content.__getitem__)
+    status, out, err = mura("data", "check", tmp_path, "--show", 2)
+    assert (status, err) == (0, "")
+    assert f"excluded: {paths[0]}: truncated: the file ends before its image does\n" in out
+    assert f"remark: inverted: {min(paths[3:6])}: bright background, as in a negative: " in out
+    assert "and 1 more inverted remarks (--show 0 lists all)\n" in out
+    assert f"duplicates across patient, study, official_split: {paths[1]} = {paths[6]}\n" in out
+    assert "groups that differ in: patient 2, study 2, official_split 1, label 1\n" in out
+
+
+@pytest.mark.parametrize("pixels", ["--pixels", "--no-pixels"])
+def test_a_check_fails_where_no_image_can_be_used(mura, tmp_path, pixels):
+    write_tree(tmp_path, tiny_rows(), content=b"")
+    status, out, err = mura("data", "check", tmp_path, pixels)
+    assert status == 1
+    assert out.count(": zero-byte: ") == 8
+    assert err == (
+        "mura: None of the 8 listed images can be used (zero-byte 8); check the data folder.\n"
+    )

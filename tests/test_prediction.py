@@ -12,9 +12,9 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters
 from mura_utils.images import ImageFault
 from mura_utils.models import build_model
-from mura_utils.notebook import NOTEBOOKS
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.prediction import _targets, predict_images
+from mura_utils.record import NOTEBOOKS, write_completed
 from mura_utils.sources.phantom import draw_radiograph
 
 CLASSES = [f"{kind}-{part}" for kind in ("Abnormal", "Normal") for part in ("HAND", "WRIST")]
@@ -28,7 +28,7 @@ def run():
     experiment = validate_parameters({"image_size": 64}, "test")
     build_model(experiment, CLASSES).save(folder / "model.keras")
     write_json(folder / "training.json", {"classes": CLASSES})
-    write_json(folder / "state.json", {"completed": NOTEBOOKS[:5]})
+    write_completed(folder, list(NOTEBOOKS[:5]))
     return "some"
 
 
