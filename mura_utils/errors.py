@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
+from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
 
 class UserError(ValueError):
     """Something that the user can put right: one sentence saying what, where and what to do.
@@ -23,3 +29,12 @@ def describe(error: Exception) -> str:
         return " ".join(str(error).split()) or type(error).__name__
     where = f"{error.filename}: " if error.filename is not None else ""
     return f"{where}{error.strerror}."
+
+
+def shown(value: Any) -> str:
+    """A value of the user's for a message: on one line, of 80 characters at most."""
+    try:
+        text = " ".join(_SHORT.repr(value).split())
+    except Exception:  # whatever a foreign __repr__ does; integers of more than 4,300 digits
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -7,30 +7,40 @@ demo.
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mura_utils.errors import UserError, describe, shown
+from mura_utils.parameter_files import parse_value, read_parameters, write_parameters
+from mura_utils.parameter_types import (
+    WEIGHTS,
+    AnyCase,
+    BodyParts,
+    Convolutions,
+    Counts,
+    FolderName,
+    Fractions,
+    Number,
+    OnOff,
+    PathText,
+    Seed,
+    Weights,
 )
-
-from mura_utils.errors import UserError
-from mura_utils.paths import REPOSITORY, data_dir, expand, require_repository, write_text
+from mura_utils.paths import REPOSITORY, data_dir, expand
 
 EXPERIMENTS = REPOSITORY / "experiments"
 
 PHANTOM_WEIGHTS = Path(__file__).parent / "weights" / "densenet121_phantom.npz"
 """What `mura pretrain` learned from phantoms, with its card; ``weights: phantom`` names it."""
+
+CONVOLUTIONS = {"densenet121": 120, "densenet169": 168, "mobilenet": 14}
+"""How many each backbone has, as `models.convolution_names` counts them."""
+
+_IMAGENET_ALPHAS = (0.25, 0.5, 0.75, 1.0)
 
 
 def _parameter(default: Any, notebook: str, description: str, **constraints: Any) -> Any:
@@ -41,163 +51,202 @@ def _parameter(default: Any, notebook: str, description: str, **constraints: Any
 
 
 class Experiment(BaseModel):
-    """Every value that decides what a run does.
+    """Every value that decides what a run does; what is accepted here can run.
 
     Unknown names and wrong types are errors (`UserError` through `validate_parameters`). Each field
     belongs to the first notebook that uses it, see `owner`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    name: str = _parameter("demo", "01", "the run's name: its folder in runs/")
+    name: FolderName = _parameter("demo", "01", "the run's name: its folder in runs/")
 
-    source: Literal["auto", "mura", "fracatlas", "phantom"] = _parameter(
+    source: Annotated[Literal["auto", "mura", "fracatlas", "phantom"], AnyCase] = _parameter(
         "phantom", "01", "what the data folder holds; auto recognises it from its content"
     )
-    data_dir: str = _parameter("phantom", "01", "the data set's folder: absolute, or in data/")
+    data_dir: PathText = _parameter("phantom", "01", "the data set's folder: absolute, or in data/")
+    # Of fewer than 80 a class can miss a split; numbers of patients have five digits.
     phantom_patients: int = _parameter(
-        480, "01", "patients to draw when the source is phantom", ge=30
+        480, "01", "patients to draw when the source is phantom", ge=80, le=99_999
     )
-    phantom_seed: int = _parameter(0, "01", "seed of the phantoms", ge=0)
+    phantom_seed: Seed = _parameter(0, "01", "seed of the phantoms")
     read_pixels: bool = _parameter(True, "01", "open every file; false lists the files only")
 
     exclude_duplicates: bool = _parameter(
         False, "02", "admit one of several byte-identical files; false admits and counts them all"
     )
-
-    protocol: Literal["official-patient", "official-image", "stratified-80-10-10", "patient"] = (
-        _parameter("official-patient", "03", "how images are split")
+    body_parts: BodyParts = _parameter(
+        [], "02", "the body parts to admit, such as [ELBOW, WRIST]; without any: all"
     )
-    fractions: list[float] = _parameter(
+
+    protocol: Annotated[
+        Literal["official-patient", "official-image", "stratified-80-10-10", "patient"], AnyCase
+    ] = _parameter("official-patient", "03", "how images are split")
+    fractions: Fractions = _parameter(
         [0.8, 0.1, 0.1], "03", "train, validation, test shares of the protocol patient"
     )
-    split_seed: int = _parameter(0, "03", "seed of the split", ge=0)
+    split_seed: Seed = _parameter(0, "03", "seed of the split")
 
-    image_size: int = _parameter(224, "04", "side of the model's square input, pixels", ge=32)
-    rotation_range: float = _parameter(10.0, "04", "largest rotation, degrees", ge=0)
-    width_shift_range: float = _parameter(0.05, "04", "largest shift, share of the width", ge=0)
-    height_shift_range: float = _parameter(0.05, "04", "largest shift, share of the height", ge=0)
-    shear_range: float = _parameter(0.2, "04", "largest shear, degrees", ge=0)
-    zoom_range: float = _parameter(0.1, "04", "largest zoom per axis, share", ge=0, lt=1)
+    # The backbones take no less, radiographs have no more.
+    image_size: int = _parameter(
+        224, "04", "side of the model's square input, pixels", ge=32, le=4096
+    )
+    rotation_range: Number = _parameter(10.0, "04", "largest rotation, degrees", ge=0, le=360)
+    width_shift_range: Number = _parameter(
+        0.05, "04", "largest shift, share of the width", ge=0, le=1
+    )
+    height_shift_range: Number = _parameter(
+        0.05, "04", "largest shift, share of the height", ge=0, le=1
+    )
+    shear_range: Number = _parameter(
+        0.2, "04", "largest shear, degrees; 90 flattens the image to a line", ge=0, lt=90
+    )
+    zoom_range: Number = _parameter(0.1, "04", "largest zoom per axis, share", ge=0, lt=1)
     horizontal_flip: bool = _parameter(True, "04", "mirror half of the training images")
-    pca_image_size: int = _parameter(64, "04", "side of the images given to PCA, pixels", ge=8)
-    pca_images_per_class: list[int] = _parameter(
+    pca_image_size: int = _parameter(
+        64, "04", "side of the images given to PCA, pixels; 256 take gigabytes", ge=8, le=256
+    )
+    pca_images_per_class: Counts = _parameter(
         [10, 1000], "04", "training images a class for PCA (as many as there are)"
     )
 
-    seed: int = _parameter(0, "05", "seed of initialisation, order and augmentation", ge=0)
-    backbone: Literal["densenet121", "densenet169", "mobilenet"] = _parameter(
+    seed: Seed = _parameter(0, "05", "seed of initialisation, order and augmentation")
+    backbone: Annotated[Literal["densenet121", "densenet169", "mobilenet"], AnyCase] = _parameter(
         "densenet121", "05", "network of keras.applications without its top"
     )
-    alpha: float = _parameter(1.0, "05", "width multiplier of mobilenet", gt=0)
-    weights: str = _parameter(
+    # MobileNet's first layer has 32 filters, of which one must be left.
+    alpha: Number = _parameter(1.0, "05", "width multiplier of mobilenet", ge=1 / 32, le=2)
+    weights: Weights = _parameter(
         "phantom", "05", "phantom, imagenet, none, or the path of a weights file"
     )
-    scaling: Literal["unit", "backbone"] = _parameter(
+    scaling: Annotated[Literal["unit", "backbone"], AnyCase] = _parameter(
         "backbone", "05", "unit: [0, 1] as in the report; backbone: as its weights expect"
     )
-    unfreeze: int | Literal["all"] = _parameter(
+    unfreeze: Convolutions = _parameter(
         5, "05", "trainable convolutions of the backbone, counted from its end, or all"
     )
-    head: Literal["dense", "attention"] = _parameter("attention", "05", "exp1-4, or exp5-6")
+    head: Annotated[Literal["dense", "attention"], AnyCase] = _parameter(
+        "attention", "05", "exp1-4, or exp5-6"
+    )
     squeeze_excite: bool = _parameter(True, "05", "channel attention before the attention heads")
-    dense_units: list[int] = _parameter([1024], "05", "dense layers of the head dense")
-    dropout: list[float] = _parameter(
+    dense_units: list[Annotated[int, Field(ge=1, le=8192)]] = _parameter(
+        [1024], "05", "dense layers of the head dense", max_length=5
+    )
+    dropout: list[Annotated[Number, Field(ge=0, le=0.99)]] = _parameter(
         [0.2, 0.4, 0.4, 0.4, 0.4], "05", "rates: one for the head dense, five for attention"
     )
-    l1: float = _parameter(0.0, "05", "L1 factor on dense kernels", ge=0)
-    l2: float = _parameter(0.0001, "05", "L2 factor on dense kernels", ge=0)
-    batch_norm_momentum: float = _parameter(
+    l1: Number = _parameter(0.0, "05", "L1 factor on dense kernels", ge=0, le=1)
+    l2: Number = _parameter(0.0001, "05", "L2 factor on dense kernels", ge=0, le=1)
+    batch_norm_momentum: Number = _parameter(
         0.9, "05", "of moving statistics; Keras's 0.99 lags behind in short runs", ge=0, lt=1
     )
     augment: bool = _parameter(True, "05", "augment the training images")
-    batch_size: int = _parameter(32, "05", "images a step", ge=1)
-    epochs: int = _parameter(20, "05", "epochs at most", ge=1)
-    learning_rate: float = _parameter(3e-4, "05", "Adam's initial learning rate", gt=0)
+    batch_size: int = _parameter(32, "05", "images a step, or all there are", ge=1, le=65_536)
+    epochs: int = _parameter(20, "05", "epochs at most", ge=1, le=100_000)
+    # Adam changes each weight by about this much in a step.
+    learning_rate: Number = _parameter(3e-4, "05", "Adam's initial rate", ge=1e-12, le=1)
     early_stopping_patience: int = _parameter(
-        10, "05", "epochs without a better validation loss before training stops", ge=1
+        10, "05", "epochs without a better validation loss before training stops", ge=1, le=100_000
     )
     reduce_lr_patience: int = _parameter(
-        4, "05", "epochs without a better validation loss before the rate is reduced", ge=1
+        4, "05", "epochs without one before the learning rate is reduced", ge=1, le=100_000
     )
-    reduce_lr_factor: float = _parameter(0.2, "05", "factor of that reduction", gt=0, lt=1)
-    min_learning_rate: float = _parameter(1e-7, "05", "floor of the learning rate", ge=0)
-    schedule: Literal["plateau", "cosine"] = _parameter(
+    reduce_lr_factor: Number = _parameter(0.2, "05", "factor of that reduction", gt=0, lt=1)
+    min_learning_rate: Number = _parameter(
+        1e-7, "05", "floor of the learning rate with the schedule plateau", ge=0, le=1
+    )
+    schedule: Annotated[Literal["plateau", "cosine"], AnyCase] = _parameter(
         "plateau", "05", "plateau: the rate falls as above; cosine: falls to 0 over all epochs"
     )
-    label_smoothing: float = _parameter(
+    label_smoothing: Number = _parameter(
         0.0, "05", "probability that a label gives away to all classes", ge=0, lt=1
     )
     class_weights: bool = _parameter(
         False, "05", "weigh training images by the rarity of their class"
     )
-    focal_gamma: float = _parameter(
-        0.0, "05", "focal loss's exponent; 0 is plain cross-entropy", ge=0
+    focal_gamma: Number = _parameter(
+        0.0, "05", "focal loss's exponent; 0 is plain cross-entropy", ge=0, le=100
     )
-    cache_features: Literal["auto", "on", "off"] = _parameter(
+    cache_features: Annotated[Literal["auto", "on", "off"], OnOff] = _parameter(
         "auto", "05", "compute the frozen part once and train on its stored activations"
     )
-    views: int = _parameter(2, "05", "augmented views of a training image to store", ge=1)
-    view_seed: int = _parameter(0, "05", "seed of those views; runs of all seeds share them", ge=0)
-    extractor: Literal["tensorflow", "openvino"] = _parameter(
+    views: int = _parameter(
+        2, "05", "augmented views of a training image to store, an open file each", ge=1, le=100
+    )
+    view_seed: Seed = _parameter(0, "05", "seed of those views; runs of all seeds share them")
+    extractor: Annotated[Literal["tensorflow", "openvino"], AnyCase] = _parameter(
         "tensorflow", "05", "what computes the activations to store"
     )
-    precision: Literal["float32", "mixed"] = _parameter(
+    precision: Annotated[Literal["float32", "mixed"], AnyCase] = _parameter(
         "float32", "05", "mixed: float16 on a GPU, bfloat16 in OpenVINO"
     )
     deterministic: bool = _parameter(
         True, "05", "same seed, same history also on a GPU; false lets XLA compile there"
     )
-    steps_per_execution: int = _parameter(1, "05", "steps a call; more keep a GPU busier", ge=1)
+    steps_per_execution: int = _parameter(
+        1, "05", "steps a call, or all there are; more keep a GPU busier", ge=1, le=10_000
+    )
 
-    threshold: float = _parameter(
+    threshold: Number = _parameter(
         0.5, "06", "a study is abnormal above this probability", ge=0, le=1
     )
-    bootstrap: int = _parameter(1000, "06", "patient-level resamples behind the intervals", ge=100)
-
-    scored_images: int = _parameter(
-        48, "07", "abnormal test images whose heat-maps are scored against their masks", ge=2
+    bootstrap: int = _parameter(
+        1000, "06", "patient-level resamples behind the intervals, in memory", ge=100, le=100_000
     )
 
-    @field_validator("name")
-    @classmethod
-    def _is_a_folder_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ValueError("use letters, digits, '.', '_' and '-' only")
-        return name
-
-    @field_validator("fractions")
-    @classmethod
-    def _sum_to_one(cls, fractions: list[float]) -> list[float]:
-        if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-            raise ValueError("give three positive shares that sum to 1")
-        return fractions
-
-    @field_validator("unfreeze")
-    @classmethod
-    def _is_a_count(cls, unfreeze: int | str) -> int | str:
-        if isinstance(unfreeze, int) and unfreeze < 0:
-            raise ValueError("give a number of convolutions from 0 up, or all")
-        return unfreeze
+    scored_images: int = _parameter(
+        48, "07", "abnormal test images whose heat-maps are scored, in memory", ge=2, le=10_000
+    )
 
     @model_validator(mode="after")
-    def _rates_fit_the_head(self) -> Experiment:
-        expected = 1 if self.head == "dense" else 5
-        if len(self.dropout) != expected or not all(0 <= rate < 1 for rate in self.dropout):
-            raise ValueError(
-                f"the head {self.head} takes {expected} dropout rate(s) from 0 to below 1, "
-                f"not {self.dropout}"
-            )
+    def _parameters_fit_each_other(self) -> Experiment:
+        for fits, sentence in self._conditions():
+            if not fits:
+                raise ValueError(sentence)
         return self
 
-    @model_validator(mode="after")
-    def _weights_fit_the_backbone(self) -> Experiment:
-        if self.weights == "phantom" and self.backbone != "densenet121":
-            raise ValueError(
-                "the weights phantom are densenet121's: with the backbone "
-                f"{self.backbone} give weights imagenet, none, or a file of `mura pretrain`"
-            )
-        return self
+    def _conditions(self) -> list[tuple[bool, str]]:
+        backbone, weights, unfreeze = self.backbone, self.weights, shown(self.unfreeze)
+        rates, count = 1 if self.head == "dense" else 5, CONVOLUTIONS[backbone]
+        return [
+            (
+                self.read_pixels or not self.exclude_duplicates,
+                "exclude_duplicates = True needs read_pixels = True: they are found by content",
+            ),
+            (
+                len(self.dropout) == rates,
+                f"the head {self.head} takes {rates} dropout rate(s), not {shown(self.dropout)}",
+            ),
+            (
+                weights != "phantom" or backbone == "densenet121",
+                f"the weights phantom are densenet121's: with the backbone {backbone} give "
+                "weights imagenet, none, or a file of `mura pretrain`",
+            ),
+            (
+                self.alpha == 1 or backbone == "mobilenet",
+                f"alpha = {self.alpha} is mobilenet's: with the backbone {backbone} leave it at 1",
+            ),
+            (
+                self.alpha in _IMAGENET_ALPHAS or weights != "imagenet",
+                f"alpha = {self.alpha}, but the weights imagenet exist for "
+                f"{', '.join(map(str, _IMAGENET_ALPHAS))}: give one of these, or other weights",
+            ),
+            (
+                self.unfreeze == "all" or self.unfreeze <= count,
+                f"unfreeze = {unfreeze}, but {backbone} has {count} convolutions: give a smaller "
+                "number, or all",
+            ),
+            (
+                self.cache_features != "on" or self.unfreeze not in ("all", count),
+                f"cache_features = on, but unfreeze = {unfreeze} leaves nothing frozen to store: "
+                "give auto or off, or a smaller unfreeze",
+            ),
+            (
+                self.schedule != "plateau" or self.min_learning_rate <= self.learning_rate,
+                f"min_learning_rate = {self.min_learning_rate} is above learning_rate = "
+                f"{self.learning_rate}: lower it",
+            ),
+        ]
 
 
 def owner(parameter: str) -> str:
@@ -213,19 +262,28 @@ def validate_parameters(parameters: Mapping[str, Any], where: str) -> Experiment
         where: where the values stand, for the message.
 
     Raises:
-        UserError: names the first parameter that is unknown, ill-typed or out of range.
+        UserError: one line on the first parameter that is unknown, ill-typed or out of range, or
+            does not fit another: its name, its value and what it can be.
     """
     try:
-        return Experiment(**parameters)
+        return Experiment.model_validate(dict(parameters))
     except ValidationError as error:
-        problem = error.errors()[0]
-        name = str(problem["loc"][0]) if problem["loc"] else ""
-        if problem["type"] == "extra_forbidden":
-            raise UserError(f"{where}: unknown parameter {name!r}; {_closest(name)}") from None
-        reason = problem["msg"].removeprefix("Value error, ")
-        reason = reason[0].lower() + reason[1:]
-        given = f" = {problem['input']!r}" if name else ""
-        raise UserError(f"{where}: {name}{given}: {reason}.".replace(": :", ":")) from None
+        sentence = _sentence(error.errors(include_url=False)[0])
+    raise UserError(f"{where}: {sentence}")
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    reason = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return f"{reason}."
+    name, *places = problem["loc"]
+    if name not in Experiment.model_fields:
+        return f"unknown parameter {shown(name)}; {_closest(str(name)[:80])}"
+    place = "".join(f"[{place}]" for place in places)
+    reason = reason[0].lower() + reason[1:]
+    if problem["type"] != "value_error":
+        reason += f" ({Experiment.model_fields[name].description})"
+    return f"{name}{place} = {shown(problem['input'])}: {reason}."
 
 
 def _closest(name: str) -> str:
@@ -243,10 +301,8 @@ def weights_file(weights: str) -> Path | None:
     Raises:
         UserError: there is no such file.
     """
-    if weights in ("imagenet", "none"):
-        return None
-    if weights == "phantom":
-        return PHANTOM_WEIGHTS
+    if weights in WEIGHTS:
+        return PHANTOM_WEIGHTS if weights == "phantom" else None
     path = data_dir() / expand(weights)
     if not path.is_file():
         raise UserError(
@@ -262,27 +318,15 @@ def experiment_file(name: str | Path) -> Path:
         UserError: there is no such file.
     """
     for candidate in (Path(name), EXPERIMENTS / name, EXPERIMENTS / f"{name}.yaml"):
-        if candidate.is_file():
-            return candidate
-    require_repository()
+        try:
+            if candidate.is_file():
+                return candidate
+        except OSError as error:  # of a name that is too long, or a folder that may not be read
+            raise UserError(describe(error)) from None
     known = ", ".join(sorted(path.stem for path in EXPERIMENTS.glob("*.yaml")))
-    raise UserError(f"There is no experiment {str(name)!r}; give a YAML file or one of: {known}.")
-
-
-def read_parameters(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, unchecked.
-
-    Raises:
-        UserError: the file is not a YAML mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not YAML: {reason}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold one 'parameter: value' a line.")
-    return content
+    raise UserError(
+        f"There is no experiment {shown(str(name))}; give a YAML file or one of: {known}."
+    )
 
 
 def load_experiment(name: str | Path, /, **changes: Any) -> Experiment:
@@ -305,27 +349,22 @@ def load_experiment(name: str | Path, /, **changes: Any) -> Experiment:
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
     """Write every value as YAML, atomically."""
-    write_text(path, yaml.safe_dump(experiment.model_dump(), sort_keys=False, allow_unicode=True))
+    write_parameters(path, experiment.model_dump())
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """Split ``key=value`` as typed on a command line; the value is read as YAML.
+    """Split ``key=value`` as typed on a command line; the value is read as in a YAML file.
 
     Raises:
-        UserError: there is no ``=``, or the value is not YAML.
+        UserError: there is no ``=``, or the value is none that a parameter can have.
     """
     key, equals, value = assignment.partition("=")
     if not equals or not key:
-        raise UserError(f"-p {assignment!r}: write it as key=value.")
+        raise UserError(f"-p {shown(assignment)}: write it as key=value.")
+    field = Experiment.model_fields.get(key)
+    if field is not None and field.annotation is str:
+        return key, value
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"-p {assignment!r}: {value!r} is not a YAML value.") from None
-    annotation = Experiment.model_fields.get(key)
-    if annotation is not None and annotation.annotation is str:
-        parsed = value
-    if annotation is not None and annotation.annotation is float and isinstance(parsed, str):
-        # YAML 1.1 reads 1e-5 (no dot) as text.
-        with contextlib.suppress(ValueError):
-            parsed = float(parsed)
-    return key, parsed
+        return key, parse_value(value)
+    except UserError as error:
+        raise UserError(f"-p {shown(assignment)}: {error}.") from None

@@ -275,17 +275,12 @@ def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> 
         experiment: the data folder and the parameters from cache_features to precision are used.
 
     Raises:
-        UserError: ``on`` where nothing is frozen or the disk is too small.
+        UserError: ``on`` where the disk is too small.
     """
     choice = experiment.cache_features
     label = f"`cache_features: {choice}`"
     cut = split_network(model)
     if cut is None:
-        if choice == "on":
-            raise UserError(
-                f"cache_features = on, but unfreeze = {experiment.unfreeze} leaves nothing frozen "
-                "to store; give auto or off, or a smaller unfreeze."
-            )
         return Plan(False, f"{label}: off, because nothing is frozen.")
     train, held_out = feature_sets(cut, manifest, experiment)
     needed = train.bytes_needed + held_out.bytes_needed

@@ -62,8 +62,7 @@ def build_model(
         An uncompiled model from (N, S, S, 1) grey values in 0-255 to (N, K) probabilities.
 
     Raises:
-        UserError: weights that cannot be fetched or do not fit; more convolutions to unfreeze than
-            there are.
+        UserError: weights that cannot be fetched or do not fit.
 
     Source: report Fig. 15 (exp1) and Fig. 16 (exp6).
     """
@@ -140,20 +139,12 @@ def freeze(backbone: keras.Model, unfreeze: int | str) -> None:
 
     Args:
         backbone: changed in place.
-        unfreeze: number of convolutions, or ``"all"``.
-
-    Raises:
-        UserError: the backbone has fewer convolutions.
+        unfreeze: how many, at most as many as there are, or ``"all"``.
     """
     convolutions = convolution_names(backbone)
     if unfreeze == "all":
         backbone.trainable = True
         return
-    if unfreeze > len(convolutions):
-        raise UserError(
-            f"unfreeze = {unfreeze}, but {backbone.name} has {len(convolutions)} convolutions; "
-            "give a smaller number, or all."
-        )
     trainable = False
     first = convolutions[-unfreeze] if unfreeze else None
     for layer in backbone.layers:

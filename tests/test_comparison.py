@@ -76,7 +76,7 @@ def test_one_seed_has_no_standard_deviation():
 
 
 def test_what_was_not_tested_does_not_count_as_tested():
-    runs = [train("a-seed0", test=0.5), train("a-seed1", seed=1), train("b", alpha=0.5)]
+    runs = [train("a-seed0", test=0.5), train("a-seed1", seed=1), train("b", l2=0.5)]
     compared = compare(runs)
     assert (compared.loc["a", "runs"], compared.loc["a", "tested"]) == (2, 1)
     assert compared.loc["a", "test_accuracy"] == 0.5

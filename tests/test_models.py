@@ -49,11 +49,6 @@ def test_frozen_batch_normalisation_keeps_its_statistics_in_training():
     assert not np.array_equal(before[1], trained.moving_mean)
 
 
-def test_too_many_convolutions_to_unfreeze_is_one_sentence():
-    with pytest.raises(UserError, match=r"unfreeze = 99, but .* has 14 convolutions"):
-        models.build_model(small(unfreeze=99), 3)
-
-
 def test_the_saved_model_takes_grey_values_and_needs_nothing_of_ours(tmp_path):
     model = models.build_model(small(), ["a", "b", "c"])
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 1)).astype("float32")
@@ -66,7 +61,7 @@ def test_the_saved_model_takes_grey_values_and_needs_nothing_of_ours(tmp_path):
 
 @pytest.mark.parametrize("backbone", ["densenet121", "mobilenet"])
 def test_scaling_inside_equals_the_backbones_own_preprocessing(backbone):
-    model = models.build_model(small(backbone=backbone, scaling="backbone"), 3)
+    model = models.build_model(small(backbone=backbone, alpha=1, scaling="backbone"), 3)
     scaled = keras.Model(model.input, model.get_layer("scaling").output)
     grey = np.linspace(0, 255, 64 * 64).reshape(1, 64, 64, 1).astype("float32")
     module = (
@@ -149,7 +144,7 @@ def test_mixed_precision_computes_in_float16_and_only_there():
     assert {weight.dtype for weight in model.weights} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"
     with pytest.raises(UserError):
-        models.build_model(small(unfreeze=99), 3, dtype_policy="mixed_float16")
+        models.build_model(small(weights="nowhere.h5"), 3, dtype_policy="mixed_float16")
     assert keras.config.dtype_policy().name == "float32"
     assert {layer.compute_dtype for layer in models.build_model(small(), 3).layers} == {"float32"}
 

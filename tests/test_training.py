@@ -29,7 +29,7 @@ CLASSES = ["Abnormal-HAND", "Normal-HAND"]
 
 def experiment(**changes):
     small = {
-        "backbone": "mobilenet", "alpha": 0.25, "weights": "none", "unfreeze": "all",
+        "backbone": "mobilenet", "alpha": 0.25, "weights": "none", "unfreeze": 1,
         "image_size": 32, "head": "dense", "dense_units": [16], "dropout": [0.4], "batch_size": 8,
         "epochs": 4, "learning_rate": 1e-2, "views": 2, "cache_features": "off",
     }  # fmt: skip
@@ -584,7 +584,7 @@ def test_a_training_ends_with_the_epoch_that_diverged_and_keeps_the_best(
 
 def test_a_training_that_never_had_a_finite_loss_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"epoch 1 is not finite.*learning_rate \(it is 1e\+30\)"):
-        train(tmp_path, experiment(learning_rate=1e30))
+        train(tmp_path, experiment().model_copy(update={"learning_rate": 1e30}))
     assert not list(tmp_path.rglob("*.keras")) and not (tmp_path / ".checkpoint").exists()
 
 
