@@ -29,6 +29,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.(Tiff|Png)ImagePlugin")
 FAULTS = ("missing", "zero-byte", "wrong-format", "unreadable", "truncated", "too-small", "uniform")
 """Why a file is not admitted."""
 
+REMARKS = ("suffix-mismatch", "exif-orientation", "several-frames", "clipped", "inverted")
+"""What may be odd about a file that is."""
+
 MIN_SIDE = 32
 """Pixels: a radiograph with a shorter side shows no bone; MURA's smallest side is 89."""
 
@@ -105,8 +108,7 @@ class Inspection:
             "LA;16" for 16-bit colour, which PIL has no mode for.
         sha256: of the file's bytes, hexadecimal.
         mean, std: of the grey uint8 image, 0 to 255.
-        remarks: what is odd about a usable file, by kind: "suffix-mismatch", "exif-orientation",
-            "several-frames", "clipped", "inverted".
+        remarks: what is odd about a usable file, from kind (of `REMARKS`) to detail.
     """
 
     width: int

@@ -21,6 +21,7 @@ from mura_utils.images import (
     FAULTS,
     MAX_BYTES,
     MIN_SIDE,
+    REMARKS,
     ImageFault,
     examine_image,
     inspect_image,
@@ -245,11 +246,14 @@ def test_a_bright_background_is_remarked_and_a_dark_one_is_not(tmp_path):
     assert found[True] >= 2 * len(BODY_PARTS) - 1
 
 
-def test_a_bright_frame_is_no_bright_background(tmp_path):
+def test_neither_a_bright_frame_nor_a_bright_middle_is_a_bright_background(tmp_path):
     file = tmp_path / "image.png"
-    framed = np.pad(phantom(), 12, constant_values=255)
-    file.write_bytes(encode(Image.fromarray(framed)))
-    assert inspect_image(file).remarks == {}
+    ramp = np.tile(np.linspace(0, 100, 200, dtype=np.uint8), (200, 1))
+    framed = np.pad(ramp, 20, constant_values=250)
+    middle = np.pad(ramp + 150, 30, constant_values=0)
+    for image in (framed, middle):
+        file.write_bytes(encode(Image.fromarray(image)))
+        assert inspect_image(file).remarks == {}
 
 
 def test_real_radiographs_are_neither_uniform_nor_inverted(shared):
@@ -470,7 +474,7 @@ def test_resize_does_not_alias():
     assert np.abs(resize(stripes, 64).astype(int) - 127).max() < 16
 
 
-def test_the_page_on_images_states_the_numbers_of_the_code():
+def test_the_page_on_images_states_the_numbers_and_kinds_of_the_code():
     page = (Path(__file__).parents[1] / "docs" / "images.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([A-Z_]+)` \| ([\d,. ]+)", page, re.MULTILINE)
     stated = {name: [float(n.replace(",", "")) for n in value.split()] for name, value in rows}
@@ -484,4 +488,6 @@ def test_the_page_on_images_states_the_numbers_of_the_code():
         "INVERTED_BORDER": [images.INVERTED_BORDER],
         "INVERTED_MEDIANS": list(images.INVERTED_MEDIANS),
     }
-    assert all(f"`{kind}`" in page for kind in FAULTS)
+    listed = Path(__file__).parents[1] / "notebooks" / "02_data_preprocessing.ipynb"
+    for text in (page, listed.read_text(encoding="utf-8")):
+        assert all(f"`{kind}`" in text for kind in (*FAULTS, *REMARKS))
