@@ -138,7 +138,7 @@ def reading(path: Path) -> Iterator[Any]:
     content = read_json(path)
     try:
         yield content
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
