@@ -34,7 +34,7 @@ def describe(error: Exception) -> str:
 def shown(value: Any) -> str:
     """A value of the user's for a message: on one line, of 80 characters at most."""
     try:
-        text = " ".join(_SHORT.repr(value).split())
+        text = " ".join(_SHORT.repr(value).splitlines())
     except Exception:  # whatever a foreign __repr__ does; integers of more than 4,300 digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 80 else f"{text[:77]}..."

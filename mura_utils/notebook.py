@@ -105,7 +105,9 @@ def open_run(notebook: str, cells: Sequence[str]) -> Run:
     """
     _show_user_errors_as_a_sentence()
     given = parameters_in(cells, notebook)
-    folder = runs_dir() / validate_parameters(given, notebook).name
+    checked = validate_parameters(given, notebook)
+    given = {name: getattr(checked, name) for name in given}
+    folder = runs_dir() / checked.name
     lock(folder)
     try:
         experiment = _begin(notebook, given, folder)

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from mura_utils.errors import UserError
+from mura_utils.errors import UserError, shown
 from mura_utils.experiments import Experiment, owner, read_parameters, save_experiment
 from mura_utils.locks import claim
 from mura_utils.paths import read_json, resolve, runs_dir, write_json
@@ -55,18 +55,24 @@ def refuse_changes(
     parameter = first_change(given, record, number)
     if parameter is not None:
         raise UserError(
-            f"{parameter} = {given[parameter]!r}, but the run {name} was made with "
-            f"{record[parameter]!r} in notebook {owner(parameter)}: start again from there, or "
-            "choose another name."
+            f"{parameter} = {shown(given[parameter])}, but the run {name} was made with "
+            f"{shown(_made_with(record)[parameter])} in notebook {owner(parameter)}: start again "
+            "from there, or choose another name."
         )
 
 
 def first_change(given: Mapping[str, Any], record: Mapping[str, Any], number: str) -> str | None:
     """The first parameter of a notebook before `number` that differs from a run's record."""
+    before = _made_with(record)
     for parameter, value in given.items():
-        if owner(parameter) < number and record.get(parameter, value) != value:
+        if owner(parameter) < number and before[parameter] != value:
             return parameter
     return None
+
+
+def _made_with(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of an earlier version may lack a parameter: it ran as today's default does."""
+    return {**Experiment().model_dump(), **record}
 
 
 # --- what is complete ---------------------------------------------------------------------------

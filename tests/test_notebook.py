@@ -64,6 +64,24 @@ def test_a_parameter_of_an_earlier_notebook_cannot_change_afterwards():
         nb.open_run("02_data_preprocessing", later)
 
 
+def test_another_spelling_of_a_value_is_no_change():
+    spelled = "# Parameters\nsource = 'MURA'\nbody_parts = ['wrist', 'Elbow']"
+    nb.open_run("01_data_understanding", [OWN, spelled]).complete()
+    nb.open_run("02_data_preprocessing", [OWN, spelled]).complete()
+    run = nb.open_run("03_data_preparation", [OWN, spelled.replace("Elbow", "elbow")])
+    assert run.experiment.body_parts == ["ELBOW", "WRIST"]
+
+
+def test_what_an_older_record_lacks_ran_as_the_default():
+    nb.open_run("01_data_understanding", [OWN]).complete()
+    record = runs_dir() / "mine" / "experiment.yaml"
+    lines = record.read_text().splitlines(keepends=True)
+    record.write_text("".join(line for line in lines if not line.startswith("source")))
+    with pytest.raises(UserError, match="source = 'mura', but the run mine was made with 'phant"):
+        nb.open_run("02_data_preprocessing", [OWN])
+    nb.open_run("02_data_preprocessing", [OWN.replace("mura", "phantom")])
+
+
 def test_a_later_notebook_takes_the_values_of_the_run():
     nb.open_run("01_data_understanding", [OWN]).complete()
     run = nb.open_run("02_data_preprocessing", ['# Parameters: x\nname = "mine"'])

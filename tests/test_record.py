@@ -55,7 +55,7 @@ def test_a_notebook_holds_its_run_until_it_is_complete():
 def test_a_notebook_that_is_refused_holds_nothing():
     with pytest.raises(UserError, match="run 01_data_understanding first"):
         nb.open_run(NOTEBOOKS[1], MINE)
-    assert not record._held
+    assert (runs_dir() / "mine").resolve() not in record._held
 
 
 def test_a_kernel_of_the_process_that_holds_the_run_may_work_in_it(other_process, monkeypatch):
