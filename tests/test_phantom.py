@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -19,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from mura_utils.errors import UserError
+from mura_utils.sources import load_mask, open_source
 from mura_utils.sources.phantom import (
     BODY_PARTS,
     CARD,
@@ -136,6 +138,34 @@ def test_masks_and_kinds_belong_to_abnormal_images_alone(
         assert 0.0005 < mask.mean() < 0.35, path
     inner = phantom_mask(phantoms / TREE, kinds.index[0].removeprefix(f"{TREE}/"))
     assert (inner == phantom_mask(phantoms, kinds.index[0])).all()
+
+
+def test_masks_that_do_not_fit_are_remarks(small: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(small, root)
+    assert open_source(root).remarks.empty
+    kinds = pd.read_csv(root / "abnormalities.csv")
+    wrong, broken, pipe, gone = kinds.path[:4]
+    masks = {path: root / "masks" / path.removeprefix(f"{TREE}/") for path in kinds.path[:4]}
+    Image.new("L", (20, 20), 255).save(masks[wrong])
+    masks[broken].write_bytes(b"text")
+    for path in (pipe, gone):
+        masks[path].unlink()
+    os.mkfifo(masks[pipe])
+    remarks = open_source(root).remarks.set_index("path")
+    assert remarks["kind"].to_dict() == {
+        wrong: "mask-size-mismatch",
+        broken: "mask-unreadable",
+        pipe: "mask-unreadable",
+        gone: "abnormal-without-mask",
+    }
+    assert remarks.detail[wrong].startswith("the mask has 20 x 20 pixels, its image ")
+    assert load_mask("phantom", root, wrong) is None
+    assert load_mask("phantom", root, gone) is None
+    with pytest.raises(UserError, match=r"\.png is not a mask that can be read \("):
+        load_mask("phantom", root, broken)
+    with pytest.raises(UserError, match=r"cannot be read: it is a named pipe"):
+        load_mask("phantom", root, pipe)
 
 
 @pytest.mark.parametrize("kind", KINDS)

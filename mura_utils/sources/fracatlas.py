@@ -9,29 +9,38 @@ split of FracAtlas can be shown to be free of leakage.
 
 from __future__ import annotations
 
-import functools
+import os
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
 
 from mura_utils.errors import UserError
-from mura_utils.paths import read_json
-from mura_utils.sources.listing import Listing, file_remarks, make_listing, remark, walk_files
+from mura_utils.sources import masks
+from mura_utils.sources.coco import Coco, read_coco
+from mura_utils.sources.files import Files, find_trees, is_file, is_folder, one_tree, walk_files
+from mura_utils.sources.listing import Listing, make_listing, remark
+from mura_utils.sources.tables import Table, read_flags, read_table
 
+FOLDER = "FracAtlas"
 TABLE = "dataset.csv"
 ANNOTATIONS = "Annotations/COCO JSON/COCO_fracture_masks.json"
 BODY_PARTS = ("hand", "leg", "hip", "shoulder")
 
 _FLAGS = [*BODY_PARTS, "mixed", "fractured"]
+_COLUMNS = ["image_id", *_FLAGS]
 _FOLDERS = {False: "images/Non_fractured", True: "images/Fractured"}
 _ABNORMALITY = {False: "Normal", True: "Abnormal"}
 
 
 def looks_like_fracatlas(root: Path) -> bool:
-    """Whether a folder is FracAtlas or a part of it."""
-    return (root / TABLE).is_file() or any((root / folder).is_dir() for folder in _FOLDERS.values())
+    """Whether a folder is FracAtlas or a part of it: not a folder that contains it."""
+    return is_file(root / TABLE) or any(is_folder(root / folder) for folder in _FOLDERS.values())
+
+
+def find_fracatlas(root: Path) -> list[str]:
+    """Where FracAtlas is in a folder, as `files.find_trees`."""
+    return find_trees(root, looks_like_fracatlas)
 
 
 def list_fracatlas(root: Path) -> Listing:
@@ -42,135 +51,204 @@ def list_fracatlas(root: Path) -> Listing:
     - Listed images without a file stay in the rows ("missing-file"); files that no row lists are
       left out ("unlisted-file").
     - An image in the folder of the other label is a remark ("label-contradiction": the CSV is
-      believed), as are a mask on a normal image ("mask-on-normal") and none on an abnormal one
-      ("abnormal-without-mask"). Files and masks are compared for rows that are left out, too.
+      believed), as are a mask on a normal image ("mask-on-normal"), none on an abnormal one
+      ("abnormal-without-mask"), and outlines in another frame than the image's ("mask-turned",
+      "mask-scaled", "mask-size-mismatch"). Files and masks are compared for rows that are left out,
+      too.
+    - Other forms of the tables are accepted ("accepted-variant"). Rows that cannot be understood
+      are left out ("malformed-row"), as are repeated ones ("repeated-row", or "contradictory-row"
+      where they say something else) and annotations ("bad-annotation", "other-category",
+      "mask-without-row").
+
+    Args:
+        root: `FracAtlas`, or a folder that contains it.
 
     Raises:
-        UserError: the folder is not FracAtlas, or holds only part of it.
+        UserError: the folder is not FracAtlas, or holds only part of it, or several of it.
     """
+    below = one_tree(root, find_fracatlas(root), FOLDER)
+    base = root / (below or "")
     missing = [
-        name for name in (TABLE, *_FOLDERS.values(), ANNOTATIONS) if not (root / name).exists()
+        name
+        for name in (TABLE, *_FOLDERS.values(), ANNOTATIONS)
+        if not os.path.lexists(base / name)
     ]
     if missing:
         raise UserError(
-            f"{root} is not a whole FracAtlas: {', '.join(missing)} missing; give the folder that "
-            "was unpacked, or unpack it again."
+            f"{base} is not a whole FracAtlas: {', '.join(missing)} missing; put there what the "
+            "downloaded archive has of it, or give the folder that was unpacked."
         )
-    table, remarks = _read_table(root / TABLE)
-    files = walk_files(root, "images")
+    table = read_table(base / TABLE, f"a header with {', '.join(_COLUMNS)}")
+    rows, remarks = _read_rows(table)
+    found = walk_files(base, "images")
+    rows, variants = _find_on_disk(rows, found.sizes.index)
+    rows, more = _drop_repeated(rows, table)
+    if not rows["path"].isin(found.sizes.index).any():
+        raise UserError(
+            f"{base} holds none of the {len(rows):,} images listed in {TABLE}: "
+            f"{rows['path'].iloc[0]} is the first that is not there; put the images there."
+        )
+    coco = read_coco(base / ANNOTATIONS)
+    remarks += [*variants, *more, *found.remarks(), *found.compare(rows["path"])]
+    remarks += _compare(rows, found, coco) + _check_masks(base, rows, found, coco)
 
-    # A file is looked for in the folder of its label, then in the other one.
-    fractured = table["fractured"] == "1"
-    here = fractured.map(_FOLDERS) + "/" + table["image_id"]
-    there = (~fractured).map(_FOLDERS) + "/" + table["image_id"]
-    contradicted = ~here.isin(files.index) & there.isin(files.index)
-    table["path"] = here.where(~contradicted, there)
-
-    parts = (table[list(BODY_PARTS)] == "1").sum(axis=1)
-    several = (parts > 1) | (table["mixed"] == "1")
+    parts = (rows[list(BODY_PARTS)] == "1").sum(axis=1)
+    several = (parts > 1) | (rows["mixed"] == "1")
     none = (parts == 0) & ~several
-    masked = table["image_id"].isin(_annotations(root))
     remarks += [
-        *file_remarks(table["path"], files),
-        remark(files.index.difference(table["path"]), "unlisted-file", f"not in {TABLE}; left out"),
-        remark(
-            table["path"][contradicted],
-            "label-contradiction",
-            f"{TABLE} says " + fractured[contradicted].map(_ABNORMALITY) + ", and is believed",
-        ),
-        remark(table["path"][several], "several-body-parts", "left out"),
-        remark(table["path"][none], "no-body-part", "left out"),
-        remark(table["path"][masked & ~fractured], "mask-on-normal"),
-        remark(table["path"][~masked & fractured], "abnormal-without-mask"),
+        remark(rows["path"][several], "several-body-parts", "left out"),
+        remark(rows["path"][none], "no-body-part", "left out"),
     ]
-    rows = table[~several & ~none]
-    image_id = rows["image_id"].map(lambda name: PurePosixPath(name).stem)
-    rows = pd.DataFrame(
+    usable = rows[~several & ~none]
+    if usable.empty:
+        raise UserError(
+            f"{base / TABLE} lists no image of one body part: of {len(rows):,} rows "
+            f"{several.sum():,} have several or are mixed, and {none.sum():,} have none; the first "
+            f"is {table.quote(rows.index[0])}."
+        )
+    image_id = usable["path"].map(lambda path: PurePosixPath(path).stem)
+    listed = pd.DataFrame(
         {
-            "path": rows["path"],
+            "path": usable["path"],
             "official_split": "",
             "patient": image_id,
             "study": image_id,
             "view": 1,
-            "body_part": (rows[list(BODY_PARTS)] == "1").idxmax(axis=1).str.upper(),
-            "abnormality": fractured[rows.index].map(_ABNORMALITY),
+            "body_part": (usable[list(BODY_PARTS)] == "1").idxmax(axis=1).str.upper(),
+            "abnormality": (usable["fractured"] == "1").map(_ABNORMALITY),
         }
     )
-    if rows.empty:
-        raise UserError(f"{root / TABLE} lists no image of one body part; copy it again.")
-    return make_listing("fracatlas", root, rows, remarks)
+    everything = pd.concat(remarks)
+    if below:
+        listed["path"] = f"{below}/" + listed["path"]
+        everything["path"] = f"{below}/" + everything["path"]
+    deeper = remark([below] * (below not in (None, "", FOLDER)), "accepted-variant", "it is there")
+    return make_listing("fracatlas", root, listed, [everything, deeper])
 
 
 def fracture_mask(root: Path, path: str) -> np.ndarray | None:
-    """Draw the fractures of an image from its polygons, or its box where a polygon is missing.
+    """Draw the fractures of an image from their outlines, or boxes where there is no outline.
 
     Args:
         root: folder of the data set.
         path: of the image, relative to `root`.
 
     Returns:
-        `(H, W)` bool in the image's own size, or None when no fracture is annotated.
+        `(H, W)` bool in the frame of the stored image; None when no fracture is annotated, when
+        what is annotated does not fit the image ("mask-size-mismatch"), or without an image.
     """
-    annotation = _annotations(root).get(PurePosixPath(path).name)
-    if annotation is None:
-        return None
-    size, shapes = annotation
-    canvas = Image.new("1", size)
-    draw = ImageDraw.Draw(canvas)
-    for polygons, (left, top, width, height) in shapes:
-        for polygon in polygons:
-            draw.polygon(polygon, fill=1)
-        if not polygons:
-            draw.rectangle((left, top, left + width, top + height), fill=1)
-    return np.asarray(canvas)
+    image = root / path
+    annotated = read_coco(image.parents[2] / ANNOTATIONS).images.get(image.name.lower())
+    header = masks.read_header(image) if annotated else None
+    return masks.draw(annotated, header) if annotated and header else None
 
 
-def _read_table(path: Path) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Read `dataset.csv` as strings; rows with impossible or repeated content become remarks."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        reason = str(error).strip()
-        raise UserError(f"{path} is not a CSV file ({reason}); copy it again.") from error
-    missing = [name for name in ("image_id", *_FLAGS) if name not in table]
+def _read_rows(table: Table) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """The columns image_id (without folders) and the flags as "0" and "1"; and remarks."""
+    header = table.cells.iloc[0]
+    names = header.str.lower().str.replace(r"[\W_]", "", regex=True)
+    wanted = {name.replace("_", ""): name for name in _COLUMNS}
+    columns = {column: wanted[name] for column, name in names.items() if name in wanted}
+    missing = [name for name in _COLUMNS if name not in columns.values()]
     if missing:
+        what = f"it is not the table of FracAtlas, as column {', '.join(missing)} is missing"
+        raise table.error(table.cells.index[0], what)
+    if len(columns) > len(_COLUMNS):
+        raise table.error(table.cells.index[0], "two columns have the same name")
+    if (header[list(columns)] != pd.Series(columns)).any():
+        table.variants.append("the header is spelled in another way")
+    cells = table.cells.iloc[1:][list(columns)].rename(columns=columns)
+    if cells.empty:
+        raise table.error(table.cells.index[0], "a header is its only row")
+
+    rows = cells.assign(**{name: read_flags(cells[name]) for name in _FLAGS})
+    rows["image_id"] = cells["image_id"].str.replace(r"^.*[\\/]", "", regex=True)
+    good = rows.notna().all(axis=1) & (rows["image_id"] != "")
+    if not good.any():
         raise UserError(
-            f"{path} is not the table of FracAtlas: column {', '.join(missing)} missing; "
-            "copy it again."
+            f"{table.path}: none of its {len(rows):,} rows can be understood: "
+            f"{table.quote(rows.index[0])}; expected an image and 0 or 1 for {', '.join(_FLAGS)}."
         )
-    table = table[["image_id", *_FLAGS]]
-    good = table[_FLAGS].isin(["0", "1"]).all(axis=1) & (table["image_id"] != "")
-    repeated = good & table["image_id"].duplicated()
-    remarks = [
-        remark(table["image_id"][~good], "malformed-row", f"in {path.name}; left out"),
-        remark(table["image_id"][repeated], "repeated-row", f"in {path.name}; the first counts"),
+    spelled = rows[_FLAGS].notna() & (rows[_FLAGS] != cells[_FLAGS])
+    table.accept(good & spelled.any(axis=1), "flags are not spelled 0 and 1")
+    table.accept(good & (rows["image_id"] != cells["image_id"]), "images have folders before them")
+    bad = rows.index[~good]
+    detail = f"expected an image and 0 or 1 for {', '.join(_FLAGS)}"
+    return rows[good], [*table.remarks(), table.refuse(bad, "malformed-row", detail)]
+
+
+def _find_on_disk(rows: pd.DataFrame, files: pd.Index) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """Add the column path: the file of a row, in the folder of its label or in the other one.
+
+    A name counts as it is, else in other upper and lower case, else without its suffix.
+    """
+    fractured = rows["fractured"] == "1"
+    suffixed = rows["image_id"].where(rows["image_id"].str.contains(".", regex=False), "")
+    names = suffixed.where(suffixed != "", rows["image_id"] + ".jpg")
+    here = fractured.map(_FOLDERS) + "/" + names
+    there = (~fractured).map(_FOLDERS) + "/" + names
+    path = here.where(here.isin(files) | ~there.isin(files), there)
+    lost = ~path.isin(files)
+    spare = pd.Series(files.difference(path), dtype=str)
+    spare = spare[spare.str.rsplit("/", n=1).str[0].isin(_FOLDERS.values())]
+    for simplify in (str.lower, lambda name: PurePosixPath(name).stem.lower()):
+        if not lost.any():
+            break
+        simple = spare.map(lambda file, simplify=simplify: simplify(PurePosixPath(file).name))
+        once = ~simple.duplicated(keep=False)
+        on_disk = dict(zip(simple[once], spare[once], strict=True))
+        found = rows["image_id"].map(simplify).map(on_disk)
+        path = found.where(lost & found.notna(), path)
+        lost = ~path.isin(files)
+    other = ~lost & (path.str.rsplit("/", n=1).str[-1] != rows["image_id"])
+    if not other.any():
+        return rows.assign(path=path), []
+    detail = f"names of {other.sum():,} files on disk differ in suffix, or in upper and lower case"
+    return rows.assign(path=path), [remark([TABLE], "accepted-variant", detail)]
+
+
+def _drop_repeated(rows: pd.DataFrame, table: Table) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """Keep the first row of each image."""
+    name = rows["path"].str.lower().str.rsplit("/", n=1).str[-1]
+    repeated = name.duplicated()
+    first = rows[~repeated].set_index(name[~repeated]).loc[name[repeated], _FLAGS]
+    contrary = (rows.loc[repeated, _FLAGS].to_numpy() != first.to_numpy()).any(axis=1)
+    again = rows[repeated]
+    details = [f"{table.quote(row)}: an earlier row says something else, and counts"
+               for row in again.index[contrary]]  # fmt: skip
+    return rows[~repeated], [
+        remark(again["path"][~contrary], "repeated-row", f"in {TABLE}; the first counts"),
+        remark(again["path"][contrary], "contradictory-row", details),
     ]
-    return table[good & ~repeated].copy(), remarks
 
 
-def _annotations(root: Path) -> dict[str, tuple[tuple[int, int], list]]:
-    """Per file name: the image's (width, height), and a (polygons, box) for each fracture."""
-    path = root / ANNOTATIONS
-    try:
-        return _parse_annotations(path, path.stat().st_mtime_ns)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; unpack FracAtlas again.") from None
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not a COCO file ({error!r}); unpack FracAtlas again."
-        ) from error
+def _compare(rows: pd.DataFrame, found: Files, coco: Coco) -> list[pd.DataFrame]:
+    """Remarks where table, folders and annotations disagree."""
+    path, fractured = rows["path"], rows["fractured"] == "1"
+    name = path.str.rsplit("/", n=1).str[-1].str.lower()
+    masked = name.isin(coco.images.keys())
+    contradicted = path.str.rsplit("/", n=1).str[0] != fractured.map(_FOLDERS)
+    rowless = [image.name for key, image in coco.images.items() if key not in set(name)]
+    return [
+        remark(found.sizes.index.difference(path), "unlisted-file", f"not in {TABLE}; left out"),
+        remark(
+            path[contradicted],
+            "label-contradiction",
+            f"{TABLE} says " + fractured[contradicted].map(_ABNORMALITY) + ", and is believed",
+        ),
+        remark(path[masked & ~fractured], "mask-on-normal"),
+        remark(path[~masked & fractured], "abnormal-without-mask"),
+        remark(rowless, "mask-without-row", f"annotated, but not in {TABLE}"),
+    ]
 
 
-@functools.lru_cache(maxsize=1)
-def _parse_annotations(path: Path, modified: int) -> dict[str, tuple[tuple[int, int], list]]:
-    """Parse once for a version of the file, as notebook 07 asks for one image at a time."""
-    coco = read_json(path)
-    images = {image["id"]: image for image in coco["images"]}
-    found: dict[str, tuple[tuple[int, int], list]] = {}
-    for shape in coco["annotations"]:
-        image = images[shape["image_id"]]
-        size = (image["width"], image["height"])
-        _, shapes = found.setdefault(image["file_name"], (size, []))
-        polygons = [polygon for polygon in shape.get("segmentation") or () if len(polygon) >= 6]
-        shapes.append((polygons, shape["bbox"]))
-    return found
+def _check_masks(base: Path, rows: pd.DataFrame, found: Files, coco: Coco) -> list[pd.DataFrame]:
+    """Remarks on the COCO file, and on outlines that were drawn in another frame."""
+    remarks = [remark([ANNOTATIONS], kind, detail) for kind, detail in coco.remarks]
+    for path in rows["path"][rows["path"].isin(found.sizes.index)]:
+        annotated = coco.images.get(PurePosixPath(path).name.lower())
+        header = masks.read_header(base / path) if annotated else None
+        fit = masks.describe_fit(annotated, header) if annotated and header else None
+        if fit:
+            remarks.append(remark([path], *fit))
+    return remarks

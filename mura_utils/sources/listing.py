@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,36 +87,13 @@ def make_listing(
     return Listing(source, root, rows, everything)
 
 
+def with_remarks(listing: Listing, remarks: Iterable[pd.DataFrame]) -> Listing:
+    """The listing with more remarks, in order."""
+    return make_listing(listing.source, listing.root, listing.rows, [listing.remarks, *remarks])
+
+
 def remark(paths: Iterable[str], kind: str, detail: str | Iterable[str] = "") -> pd.DataFrame:
     """Remarks of one kind; `detail` is one for all or one for each."""
     paths = pd.Series(list(paths), dtype=str)
     details = detail if isinstance(detail, str) else list(detail)
     return pd.DataFrame({"path": paths, "kind": kind, "detail": details}).astype(str)
-
-
-def walk_files(root: Path, folder: str) -> pd.Series:
-    """Sizes in bytes of all files below `root / folder`, indexed by posix path relative to `root`.
-
-    One pass of `os.scandir`: the type of an entry comes with its name, so only files are statted.
-    """
-    sizes: dict[str, int] = {}
-    pending = [folder]
-    while pending:
-        folder = pending.pop()
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                path = f"{folder}/{entry.name}"
-                if entry.is_dir():
-                    pending.append(path)
-                elif entry.is_file():  # not a dangling link: that is a missing file
-                    sizes[path] = entry.stat().st_size
-    return pd.Series(list(sizes.values()), pd.Index(list(sizes), dtype=str), dtype="int64")
-
-
-def file_remarks(listed: pd.Series, files: pd.Series) -> list[pd.DataFrame]:
-    """Remarks on listed paths whose file is absent or empty, given the sizes of `walk_files`."""
-    sizes = files.reindex(listed)
-    return [
-        remark(sizes.index[sizes.isna()], "missing-file", "listed, but there is no such file"),
-        remark(sizes.index[sizes == 0], "zero-byte-file", "listed, but the file is empty"),
-    ]

@@ -7,32 +7,55 @@ MIDL 2018. The data set is its CSV files: `*_image_paths.csv` says which images 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
 
-from mura_utils.errors import UserError
-from mura_utils.sources.listing import Listing, file_remarks, make_listing, remark, walk_files
-
-TREE = "MURA-v1.1"
-SPLITS = ("train", "valid")
-
-_STUDY = (
-    r"(?P<study>{split}/XR_(?P<body_part>[A-Z]+)/(?P<patient>patient\d+)"
-    r"/study\d+_(?P<verdict>positive|negative))"
+from mura_utils.errors import UserError, shown
+from mura_utils.sources.files import find_trees, is_file, is_folder, names_in, one_tree, walk_files
+from mura_utils.sources.listing import Listing, make_listing, remark
+from mura_utils.sources.mura_tables import (
+    SPLITS,
+    TREE,
+    is_image,
+    parse_images,
+    read_images,
+    read_studies,
 )
-_IMAGE = _STUDY + r"/image(?P<view>\d+)\.png"
+
+PHANTOM_CARDS = ("phantoms.json", "phantoms.partial")
+
 _ABNORMALITY = {"0": "Normal", "1": "Abnormal", "negative": "Normal", "positive": "Abnormal"}
 
 
 def looks_like_mura(root: Path) -> bool:
-    """Whether a folder is, or contains, MURA or a part of it."""
-    base = _base(root)
-    return base != root or any(
-        (base / table).is_file() or any((base / split).glob("XR_*"))
+    """Whether a folder is MURA or a part of it: not a folder that contains it."""
+    return any(
+        any(is_file(root / table) for table in _tables(split))
+        or any(name.startswith("XR_") for name in names_in(root / split))
         for split in SPLITS
-        for table in _tables(split)
     )
+
+
+def find_mura(root: Path) -> list[str]:
+    """Where MURA is in a folder, as `files.find_trees`; the insides of phantom sets do not count.
+
+    A folder `MURA-v1.1` in `root` is looked into first, and counts even where it is empty.
+    """
+    if is_folder(root / TREE) and not looks_like_mura(root):
+        return [f"{TREE}/{below}".rstrip("/") for below in find_mura(root / TREE) or [""]]
+    return find_trees(
+        root,
+        lambda folder: (
+            looks_like_mura(folder) and (folder == root or not is_phantom_set(folder.parent))
+        ),
+    )
+
+
+def is_phantom_set(root: Path) -> bool:
+    """Whether a folder holds phantoms, or some of them."""
+    return any(is_file(root / card) for card in PHANTOM_CARDS)
 
 
 def list_mura(root: Path, source: str = "mura") -> Listing:
@@ -45,68 +68,74 @@ def list_mura(root: Path, source: str = "mura") -> Listing:
     - Images of a study without a label are left out ("unlabelled-study").
     - Without `*_image_paths.csv` the images are the files found in labelled studies
       ("rebuilt-image-paths").
+    - Other forms of tables, paths and labels are accepted ("accepted-variant"); rows that cannot be
+      understood are left out ("malformed-row", "other-split"), as are repeated ones
+      ("repeated-row", or "contradictory-row" where the label is another one).
 
     Args:
-        root: `MURA-v1.1` or the folder that contains it.
+        root: `MURA-v1.1`, or a folder that contains it.
         source: what to write into the column of that name.
 
     Raises:
-        UserError: the folder is not MURA, or holds only part of it.
+        UserError: the folder is not MURA, or holds only part of it, or several of it.
     """
-    base = _base(root)
-    if not looks_like_mura(root):
+    below = one_tree(root, find_mura(root), "MURA")
+    if below is None:
         raise UserError(
-            f"{root} is not MURA: neither MURA-v1.1/ nor train/XR_* or train_labeled_studies.csv "
-            "is in it; give the folder that was unpacked."
+            f"{root} is not MURA: neither {TREE}/ nor train/XR_* or train_labeled_studies.csv is "
+            "in it; give the folder that was unpacked."
         )
-    missing = [
-        name
-        for split in SPLITS
-        for name in (f"{split}/", _tables(split)[0])
-        if not (base / name).exists()
-    ]
-    if missing:
-        raise UserError(
-            f"{base} holds only part of MURA: {', '.join(missing)} missing; copy all of it again."
-        )
-
+    base = root / below
+    _require_whole(base)
     rows, remarks = zip(*(_list_split(base, split) for split in SPLITS), strict=True)
     rows, remarks = pd.concat(rows), pd.concat(remarks)
-    if base != root:
-        rows["path"] = f"{TREE}/" + rows["path"]
-        remarks["path"] = f"{TREE}/" + remarks["path"]
-    return make_listing(source, root, rows, [remarks])
-
-
-def _base(root: Path) -> Path:
-    return root / TREE if (root / TREE).is_dir() else root
+    if below:
+        rows["path"] = f"{below}/" + rows["path"]
+        remarks["path"] = f"{below}/" + remarks["path"]
+    deeper = remark([below] * (below not in ("", TREE)), "accepted-variant", "MURA is in there")
+    return make_listing(source, root, rows, [remarks, deeper])
 
 
 def _tables(split: str) -> tuple[str, str]:
     return f"{split}_labeled_studies.csv", f"{split}_image_paths.csv"
 
 
+def _require_whole(base: Path) -> None:
+    """Refuse a tree without a split's folder or labels, and say exactly what is missing."""
+    missing = {
+        split: [name for name in (split, _tables(split)[0]) if not os.path.lexists(base / name)]
+        for split in SPLITS
+    }
+    lost = [f"{name}/" if name in SPLITS else name for names in missing.values() for name in names]
+    if not lost:
+        return
+    whole = [f"all of {split} is there, and " for split in SPLITS if not missing[split]]
+    raise UserError(
+        f"{base} holds only part of MURA: {', '.join(lost)} missing; {''.join(whole)}both train "
+        f"and valid are needed: put what is missing there, from {TREE}.zip."
+    )
+
+
 def _list_split(base: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows and remarks of one official split, with paths relative to `base`."""
     studies_csv, images_csv = _tables(split)
-    files = walk_files(base, split)
-    proper = files.index.str.fullmatch(_IMAGE.format(split=split))
-    stray, files = files[~proper], files[proper]
-    studies, remarks = _read_table(base / studies_csv, _STUDY.format(split=split), ["0", "1"])
+    found = walk_files(base, split)
+    proper = is_image(found.sizes.index, split)
+    files = found.sizes.index[proper]
+    studies, remarks = read_studies(base / studies_csv, split)
 
-    if (base / images_csv).is_file():
-        images, more = _read_table(base / images_csv, _IMAGE.format(split=split))
-        remarks += more
+    if os.path.lexists(base / images_csv):
+        images, more = read_images(base / images_csv, split)
+        images, renamed = _find_on_disk(images, files, images_csv)
+        remarks += more + renamed
     else:
-        images = _parse(files.index.to_series(), _IMAGE.format(split=split))
-        images = images[images["study"].isin(studies["path"])]
+        images = parse_images(files, split)
+        once = ~images["path"].duplicated() & images["study"].isin(studies["path"])
+        images = images.assign(path=files)[once]
         detail = f"the file is missing; {len(images):,} images found in labelled studies are used"
         remarks.append(remark([images_csv], "rebuilt-image-paths", detail))
-    if not images["path"].isin(files.index).any():
-        raise UserError(
-            f"{base / split} holds none of the {len(images):,} images listed in {images_csv}; "
-            "copy the data set again."
-        )
+    if not images["path"].isin(files).any():
+        raise UserError(_none_on_disk(base, split, images["path"], found.sizes.index))
 
     studies = studies.assign(abnormality=studies["value"].map(_ABNORMALITY))
     labels = images["study"].map(studies.set_index("path")["abnormality"])
@@ -114,10 +143,11 @@ def _list_split(base: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     unlabelled = images[images["abnormality"].isna()]
     rows = images[images["abnormality"].notna()]
     contradicted = studies[studies["verdict"].map(_ABNORMALITY) != studies["abnormality"]]
-    unlisted = files.index.difference(images["path"])
+    unlisted = files.difference(images["path"])
     remarks += [
-        *file_remarks(rows["path"], files),
-        remark(stray.index, "stray-file", "not a file of MURA; ignored"),
+        *found.remarks(),
+        *found.compare(rows["path"]),
+        remark(found.sizes.index[~proper], "stray-file", "not a file of MURA; ignored"),
         remark(unlisted, "unlisted-file", f"not listed in {images_csv}; left out"),
         remark(unlabelled["path"], "unlabelled-study", f"no label in {studies_csv}; left out"),
         remark(
@@ -134,48 +164,37 @@ def _list_split(base: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return rows.assign(official_split=split), pd.concat(remarks)
 
 
-def _read_table(
-    path: Path, pattern: str, values: list[str] | None = None
+def _find_on_disk(
+    images: pd.DataFrame, files: pd.Index, images_csv: str
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Read one of MURA's CSV files, with or without a header, prefix, CR or trailing slash.
-
-    Args:
-        path: the file.
-        pattern: what a path must match; its groups become columns.
-        values: what the second column may hold; None: there is no second column.
-
-    Returns:
-        The table of unique paths (path, value, the pattern's groups), and remarks on other rows.
-    """
-    try:
-        cells = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        ).rename(columns={0: "path", 1: "value"})
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        reason = str(error).strip()
-        raise UserError(f"{path} is not a CSV file of MURA ({reason}); copy it again.") from error
-    if values and "value" not in cells:
-        raise UserError(f"{path} has no column with labels; copy it again.")
-    if "/" not in cells["path"].iloc[0]:
-        cells = cells.iloc[1:].reset_index(drop=True)  # a header
-
-    table = _parse(cells["path"].str.strip().str.removeprefix(f"{TREE}/").str.rstrip("/"), pattern)
-    good = table["study"].notna()
-    if values:
-        table["value"] = cells["value"].str.strip()
-        good &= table["value"].isin(values)
-    if not good.any():
-        raise UserError(f"{path} lists no path of MURA v1.1; copy it again.")
-    repeated = table[good]["path"].duplicated()
-    remarks = [
-        remark(table[~good]["path"], "malformed-row", f"in {path.name}; left out"),
-        remark(table[good][repeated]["path"], "repeated-row", f"in {path.name}; the first counts"),
-    ]
-    return table[good][~repeated], remarks
+    """Take the path on disk where it differs from the listed one only in upper and lower case."""
+    lost = ~images["path"].isin(files)
+    if not lost.any():
+        return images, []
+    spare = files.difference(images["path"])
+    on_disk = pd.Series(spare, index=spare.str.lower())
+    on_disk = on_disk[~on_disk.index.duplicated(keep=False)]
+    renamed = images["path"][lost].str.lower().map(on_disk).dropna()
+    if renamed.empty:
+        return images, []
+    images = images.assign(path=renamed.reindex(images.index).fillna(images["path"]))
+    detail = (
+        "upper and lower case differ on disk "
+        f"({len(renamed):,} files, the first is {renamed.iloc[0]})"
+    )
+    return images, [remark([images_csv], "accepted-variant", detail)]
 
 
-def _parse(paths: pd.Series, pattern: str) -> pd.DataFrame:
-    """Columns path and those of the pattern's groups; missing values where it does not match."""
-    table = paths.str.extract(f"^{pattern}$")
-    table.insert(0, "path", paths)
-    return table.reset_index(drop=True)
+def _none_on_disk(base: Path, split: str, listed: pd.Series, there: pd.Index) -> str:
+    """The sentence for a split none of whose listed images is on disk."""
+    studies_csv, images_csv = _tables(split)
+    if listed.empty:
+        return (
+            f"{base / split} holds no image of the studies in {studies_csv}, and {images_csv} is "
+            "missing; unpack the images there."
+        )
+    others = f"{len(there):,} other files, such as {shown(there[0])}" if len(there) else "no file"
+    return (
+        f"{base / split} holds none of the {len(listed):,} images listed in {images_csv}: the "
+        f"first is {listed.iloc[0]}, and there is {others}; unpack the images there."
+    )
