@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from mura_utils.errors import UserError
+from mura_utils.errors import UserError, shown
 from mura_utils.images import FAULTS, ImageFault, inspect_image
 from mura_utils.sources.listing import Listing
 from mura_utils.terminal import hide_bars
@@ -71,31 +71,49 @@ def scan(
     return pd.concat([rows, measured], axis=1)
 
 
-def admit(inventory: pd.DataFrame, exclude_duplicates: bool = False) -> pd.DataFrame:
+def admit(
+    inventory: pd.DataFrame, exclude_duplicates: bool = False, body_parts: Sequence[str] = ()
+) -> pd.DataFrame:
     """Take the usable rows of an inventory: the manifest.
 
     Args:
         inventory: what `scan` gives.
         exclude_duplicates: of identical files keep only the first, official valid before train, so
             that the test set stays whole.
+        body_parts: the ones to keep, in any case; without any, all.
 
     Raises:
-        UserError: nothing is usable, or duplicates shall go but no file was read.
+        UserError: nothing is usable, there is no image of one of `body_parts`, or duplicates shall
+            go but no file was read.
     """
-    admitted = inventory[inventory["fault"] == ""]
+    listed = _of_body_parts(inventory, body_parts)
+    admitted = listed[listed["fault"] == ""]
     if admitted.empty:
-        faults = _count(inventory["fault"])
+        which = f" of {', '.join(body_parts)}" if body_parts else ""
         raise UserError(
-            f"None of the {len(inventory):,} listed images can be used ({faults}); "
-            "check the data folder."
+            f"None of the {len(listed):,} listed images{which} can be used "
+            f"({_count(listed['fault'])}); check the data folder."
         )
     if exclude_duplicates:
-        if not _pixels_read(inventory):
+        if not _pixels_read(listed):
             raise UserError("Duplicates are found by content; scan with read_pixels=True.")
         test_first = admitted["official_split"].ne("valid").sort_values(kind="stable").index
         admitted = admitted.loc[test_first].drop_duplicates("sha256").sort_index()
     judged = ["fault", "detail", "remarks"]
     return admitted.drop(columns=judged, errors="ignore").reset_index(drop=True)
+
+
+def _of_body_parts(inventory: pd.DataFrame, body_parts: Sequence[str]) -> pd.DataFrame:
+    if not body_parts:
+        return inventory
+    held = inventory["body_part"].str.upper()
+    wanted = {part.upper() for part in body_parts}
+    if unknown := sorted(wanted - set(held)):
+        raise UserError(
+            f"body_parts: no image is of {shown(', '.join(unknown))}; this data set has "
+            f"{', '.join(sorted(set(held)))}."
+        )
+    return inventory[held.isin(wanted)]
 
 
 def quality_report(listing: Listing, inventory: pd.DataFrame) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from mura_utils.errors import UserError
 PROTOCOLS = ("official-patient", "official-image", "stratified-80-10-10", "patient")
 SPLITS = ("train", "validation", "test")
 
+_LEAVE_OUT = "leave its body part out (body_parts, in notebook 02)"
+
 
 def split(
     manifest: pd.DataFrame,
@@ -47,8 +49,8 @@ def split(
 
     Raises:
         UserError: an unknown protocol, fractions that are not three positive shares of 1, an
-            official protocol on data without official lists, or a class that cannot be in every
-            split (the sentence names it).
+            official protocol on data without official lists, a single class, or a class that cannot
+            be in every split (the sentence names it).
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"Unknown split protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}.")
@@ -56,6 +58,12 @@ def split(
         raise UserError(
             f"The fractions of train, validation and test are {list(fractions)}; "
             "give three positive numbers that sum to 1."
+        )
+    classes = manifest["label"].unique()
+    if len(classes) < 2:
+        raise UserError(
+            f"All images are of one class, {classes[0]}, so that there is nothing to tell apart; "
+            "add images of another, or admit more body parts (body_parts, in notebook 02)."
         )
     rows = manifest.sort_values("path").set_index("path", drop=False)
     unit = "patient" if protocol in ("official-patient", "patient") else "path"
@@ -77,7 +85,7 @@ def split(
         for label in counts.index[counts[name] == 0]:
             raise UserError(
                 f"Class {label} has no image in the {name} split under the protocol {protocol!r}; "
-                "add images of it, leave the class out or use another protocol."
+                f"add images of it, {_LEAVE_OUT} or use another protocol."
             )
     return pd.DataFrame({"path": manifest["path"], "split": manifest["path"].map(assigned)})
 
@@ -102,7 +110,7 @@ def _assign(rows: pd.DataFrame, unit: str, shares: dict[str, float], seed: int) 
             raise UserError(
                 f"Class {label} is too small to split: it has {available} "
                 f"{'patient' if unit == 'patient' else 'image'}(s) for {len(shares)} splits; "
-                "add images of it or leave the class out."
+                f"add images of it or {_LEAVE_OUT}."
             )
     targets = np.outer(list(shares.values()), counts.sum(axis=0))
     filled = np.zeros_like(targets)

@@ -117,6 +117,27 @@ def test_odd_images_are_admitted_and_remarked(tmp_path):
     json.dumps(report, allow_nan=False)
 
 
+def test_only_the_body_parts_that_are_asked_for_are_admitted(tmp_path):
+    inventory = scan(write(tmp_path), progress=False)
+    inventory.loc[0, "fault"] = "truncated"
+    inventory["body_part"] = ["ELBOW"] * 3 + ["WRIST"] * 2 + ["hip"] * 3
+    assert admit(inventory).equals(admit(inventory, body_parts=[]))
+    kept = admit(inventory, body_parts=["elbow", "HIP"])
+    assert kept["body_part"].tolist() == ["ELBOW"] * 2 + ["hip"] * 3
+    with pytest.raises(UserError, match=r"no image is of 'FOOT, KNEE'; .* has ELBOW, HIP, WRIST\."):
+        admit(inventory, body_parts=["FOOT", "wrist", "Knee"])
+    inventory.loc[inventory["body_part"] == "WRIST", "fault"] = "truncated"
+    with pytest.raises(UserError, match=r"None of the 2 .*of wrist can be used \(truncated 2\)"):
+        admit(inventory, body_parts=["wrist"])
+
+
+def test_duplicates_are_looked_for_among_the_body_parts_that_are_admitted(tmp_path):
+    inventory = scan(write(tmp_path, {0: png(100), 7: png(100)}), progress=False)
+    inventory["body_part"] = ["ELBOW"] * 4 + ["WRIST"] * 4
+    assert len(admit(inventory, exclude_duplicates=True)) == 7
+    assert len(admit(inventory, exclude_duplicates=True, body_parts=["ELBOW"])) == 4
+
+
 def test_an_inventory_of_an_earlier_version_is_admitted(tmp_path):
     inventory = scan(write(tmp_path), progress=False)
     assert admit(inventory.drop(columns="remarks")).equals(admit(inventory))

@@ -110,15 +110,20 @@ def test_a_class_with_three_patients_is_in_every_split():
 def test_a_class_too_small_is_named(protocol):
     manifest = make_manifest()
     manifest.loc[manifest["patient"] == "patient00000", "label"] = "Normal-HIP"
-    with pytest.raises(UserError, match="Class Normal-HIP is too small to split: it has 1 patient"):
+    with pytest.raises(UserError, match=r"HIP is too small to split: it has 1 patient.*body_parts"):
         split(manifest, protocol)
 
 
 def test_a_class_absent_from_the_official_valid_set_is_named():
     manifest = make_manifest()
     manifest.loc[manifest["patient"].isin({"patient00000", "patient00001"}), "label"] = "Normal-HIP"
-    with pytest.raises(UserError, match="Class Normal-HIP has no image in the test split"):
+    with pytest.raises(UserError, match=r"Normal-HIP has no image in the test split.*body_parts"):
         split(manifest, "official-patient")
+
+
+def test_a_single_class_is_nothing_to_tell_apart():
+    with pytest.raises(UserError, match=r"of one class, Normal-WRIST, .*body parts \(body_parts"):
+        split(make_manifest().assign(label="Normal-WRIST"))
 
 
 def test_official_protocol_without_official_lists_says_what_to_use():
