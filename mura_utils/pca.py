@@ -48,7 +48,8 @@ def compare_pca(
         train: (N, D) flattened grey images; any unit, for only ratios of variance are reported.
         held_out: (M, D) images that neither fit sees, in the same unit.
         variance: share of the training variance to explain, in (0, 1].
-        batch_size: images a batch; None is min(256, N // 2), so that there are at least two.
+        batch_size: images a batch, 2 or more; None is min(256, N // 2), for at least two batches
+            where N is 4 or more.
         seed: order in which incremental PCA sees the images.
 
     Returns:
@@ -60,7 +61,7 @@ def compare_pca(
 
     Raises:
         UserError: fewer than two different training images, no held-out image that differs from
-            their mean, a `variance` outside (0, 1] or a `batch_size` outside [1, N].
+            their mean, a `variance` outside (0, 1] or a `batch_size` outside [2, N].
     """
     train = np.asarray(train, dtype=np.float32)
     held_out = np.asarray(held_out, dtype=np.float32)
@@ -69,11 +70,11 @@ def compare_pca(
         raise UserError(f"PCA got {images} image(s) without any difference; give it more images.")
     if not 0 < variance <= 1:
         raise UserError(f"The variance to explain is {variance}; give a share above 0, at most 1.")
-    batch_size = min(256, images // 2) if batch_size is None else batch_size
-    if not 1 <= batch_size <= images:
+    batch_size = max(2, min(256, images // 2)) if batch_size is None else batch_size
+    if not 2 <= batch_size <= images:  # scikit-learn divides by the first batch's images - 1
         raise UserError(
             f"The batch size of incremental PCA is {batch_size} for {images} images; "
-            f"give a number from 1 to {images}."
+            f"give a number from 2 to {images}."
         )
 
     # In float32 the covariance of data far from zero loses digits; centred data keeps them.

@@ -71,7 +71,8 @@ def test_all_of_the_variance_can_be_asked_for():
     [
         (np.ones((5, 4)), {}, "without any difference"),
         (np.eye(4), {"variance": 0.0}, "variance to explain is 0.0"),
-        (np.eye(4), {"batch_size": 5}, "a number from 1 to 4"),
+        (np.eye(4), {"batch_size": 5}, "a number from 2 to 4"),
+        (np.eye(4), {"batch_size": 1}, "a number from 2 to 4"),
     ],
 )
 def test_bad_input_is_one_sentence(train, options, message):
@@ -87,3 +88,11 @@ def test_sample_per_class_takes_all_of_a_small_class():
     assert len(rows) == 14
     np.testing.assert_array_equal(rows, sample_per_class(labels, 10, seed=1))
     assert not np.array_equal(rows, sample_per_class(labels, 10, seed=2))
+
+
+@pytest.mark.parametrize("images", [2, 3])
+def test_two_images_are_enough(images, recwarn):
+    found = compare_pca(low_rank(images, 0), low_rank(3, 1))
+    assert found["ipca"]["batch_size"] == 2
+    assert found["pca"]["components"] == found["ipca"]["components"] == images - 1
+    assert not [warning for warning in recwarn if warning.category is RuntimeWarning]
