@@ -1,0 +1,3 @@
+"""The fixtures of the cases, see `harness`."""
+
+from harness import mura as mura
