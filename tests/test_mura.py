@@ -365,6 +365,14 @@ def test_malformed_rows_are_quoted_with_what_was_expected(tmp_path, tree):
     assert row.detail.startswith("row 7, 'MURA-v1.1/train/notes/readme.png': expected rows like")
 
 
+@pytest.mark.parametrize("name", ["image" + "9" * 30 + ".png", "image\u0661.png", "image1.png.png"])
+def test_views_that_no_image_has_are_malformed(tmp_path, tree, name):
+    edit(tree / IMAGES, lambda lines: [*lines, lines[0].replace("image1.png", name)])
+    (tree / "train/XR_WRIST/patient00001/study1_positive" / name).write_bytes(png())
+    listing = open_source(tmp_path)
+    assert (len(listing.rows), remarks(listing)) == (8, {"malformed-row": 1, "stray-file": 1})
+
+
 def test_rows_of_the_other_split_are_left_out(tmp_path, tree):
     other = (tree / "valid_image_paths.csv").read_text().splitlines()[0]
     edit(tree / IMAGES, lambda lines: [*lines, other])
@@ -526,6 +534,17 @@ def test_the_tree_is_found_in_folders_around_it(tmp_path, tree, below):
     listing = open_source(home)
     assert listing.rows["path"].tolist() == [f"{below}/{path}" for path in expected["path"]]
     assert listing.remarks.to_numpy().tolist() == [[below, "accepted-variant", "MURA is in there"]]
+
+
+def test_the_insides_of_phantom_sets_are_not_mura(tmp_path, tree):
+    shutil.copytree(tree, tmp_path / "home/phantom/MURA-v1.1")
+    shutil.copytree(tree, tmp_path / "home/phantom/masks")
+    (tmp_path / "home/phantom/phantoms.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no data set that is known here"):
+        open_source(tmp_path / "home")
+    shutil.copytree(tree, tmp_path / "home/real/MURA-v1.1")
+    paths = open_source(tmp_path / "home").rows["path"]
+    assert paths.str.startswith("real/MURA-v1.1/").all()
 
 
 def test_several_trees_are_one_sentence(tmp_path, tree):

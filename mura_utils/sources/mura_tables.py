@@ -14,10 +14,11 @@ TREE = "MURA-v1.1"
 SPLITS = ("train", "valid")
 
 _STUDY = (
-    r"(?P<study>{split}/XR_(?P<body_part>[A-Z]+)/(?P<patient>patient\d+)"
-    r"/study\d+_(?P<verdict>positive|negative))"
+    r"(?P<study>{split}/XR_(?P<body_part>[A-Z]+)/(?P<patient>patient[0-9]+)"
+    r"/study[0-9]+_(?P<verdict>positive|negative))"
 )
-_IMAGE = rf"(?P<path>{_STUDY}/image(?P<view>\d+)\.png)"
+_IMAGE = rf"(?P<path>{_STUDY}/image(?P<view>[0-9][0-9]?[0-9]?)\.png)"
+_ANY_CASE = re.IGNORECASE | re.ASCII
 _EXAMPLE = "MURA-v1.1/{split}/XR_WRIST/patient00001/study1_positive/"
 _LABEL_HEADERS = ("label", "labels", "abnormal", "abnormality", "class", "target", "diagnosis")
 
@@ -74,12 +75,12 @@ def read_studies(path: Path, split: str) -> tuple[pd.DataFrame, list[pd.DataFram
 def parse_images(paths: pd.Index, split: str) -> pd.DataFrame:
     """The columns of `read_images` from paths of files; missing values where one is no image."""
     texts = pd.Series(paths, dtype=str)
-    return _canonical(texts.str.extract(f"^{_IMAGE.format(split=split)}$", flags=re.IGNORECASE))
+    return _canonical(texts.str.extract(f"^{_IMAGE.format(split=split)}$", flags=_ANY_CASE))
 
 
 def is_image(paths: pd.Index, split: str) -> pd.Series:
     """Whether each path is, but for upper and lower case, one of an image of MURA."""
-    return paths.str.fullmatch(_IMAGE.format(split=split), flags=re.IGNORECASE)
+    return paths.str.fullmatch(_IMAGE.format(split=split), flags=_ANY_CASE)
 
 
 def _open(path: Path, example: str) -> tuple[Table, pd.Series, pd.Series | None]:
@@ -140,7 +141,7 @@ def _parse_paths(table: Table, paths: pd.Series, pattern: str) -> pd.DataFrame:
         tidied = odd.str.replace(unusual, usual, regex=True)
         changes[what] = tidied != odd
         odd = tidied
-    spelled = odd.str.extract(f"^{pattern}$", flags=re.IGNORECASE)
+    spelled = odd.str.extract(f"^{pattern}$", flags=_ANY_CASE)
     understood = _canonical(spelled)
     changes["upper and lower case are not as in MURA"] = (understood != spelled).any(axis=1)
     good = understood["study"].notna()
