@@ -280,9 +280,9 @@ def _sentence(problem: Mapping[str, Any]) -> str:
     if name not in Experiment.model_fields:
         return f"unknown parameter {shown(name)}; {_closest(str(name)[:80])}"
     place = "".join(f"[{place}]" for place in places)
-    reason = reason[0].lower() + reason[1:]
     if problem["type"] != "value_error":
-        reason += f" ({Experiment.model_fields[name].description})"
+        description = Experiment.model_fields[name].description
+        reason = f"{reason[0].lower()}{reason[1:]} ({description})"
     return f"{name}{place} = {shown(problem['input'])}: {reason}."
 
 

@@ -41,7 +41,7 @@ def _folder_name(name: str) -> str:
     if len(name) > 200:
         raise ValueError("give at most 200 characters: file systems take 255, and suffixes follow")
     if _NO_WINDOWS_NAME.fullmatch(name):
-        raise ValueError("Windows has no folder of this name: choose another")
+        raise ValueError("no folder on Windows can have this name: choose another")
     return name
 
 
