@@ -1,8 +1,8 @@
 """Read radiographs: any PNG or JPEG to a grey uint8 array, or one sentence on why not.
 
 Each file is opened once: its bytes are hashed and decoded from memory. The content decides what a
-file is, never its suffix. EXIF orientation is applied nowhere, neither to pixels nor to sizes nor
-to masks: outlines are drawn in the stored orientation, and Keras' loaders ignore it as well.
+file is, never its suffix. EXIF orientation is applied nowhere, neither to pixels nor to sizes, as
+Keras' loaders ignore it as well; masks drawn on the turned picture are turned back.
 What is done with every kind of image stands in docs/images.md.
 """
 
