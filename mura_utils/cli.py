@@ -137,8 +137,8 @@ def compare(
 @data_app.command("phantom")
 def data_phantom(
     folder: Annotated[str, typer.Argument(help="absolute, or a name in data/")] = "phantom",
-    patients: Annotated[int, typer.Option(help="how many patients to draw", min=30)] = 480,
-    seed: Annotated[int, typer.Option(help="another seed draws other patients", min=0)] = 0,
+    patients: Annotated[int, typer.Option(help="how many to draw", min=30, max=99_999)] = 480,
+    seed: Annotated[int, typer.Option(help="another draws others", min=0, max=2**32 - 1)] = 0,
 ) -> None:
     """Draw a phantom data set in MURA's layout."""
     from mura_utils.paths import data_dir, expand

@@ -97,9 +97,11 @@ class Recipe:
 
     @property
     def experiment(self) -> Experiment:
-        """The backbone's parameters as the models take them."""
-        values = {"backbone": self.backbone, "alpha": self.alpha, "weights": "none"}
-        return validate_parameters({**values, "scaling": "backbone"}, "mura pretrain")
+        """The parameters that an experiment has too, as the models take them."""
+        shared = ("backbone", "alpha", "image_size", "batch_size", "seed")
+        values = {name: getattr(self, name) for name in shared}
+        own = {"weights": "none", "scaling": "backbone"}
+        return validate_parameters({**values, **own}, "mura pretrain")
 
     @property
     def steps(self) -> int:

@@ -182,6 +182,9 @@ def test_every_target_can_be_learned():
             {"alpha": 0.0},
             r"mura pretrain: alpha = 0\.0: input should be greater than or equal to 0.03125",
         ),
+        ({"seed": 2**32}, "seed = 4294967296: .* less than or equal to 4294967295"),
+        ({"image_size": 32 * 10**6}, "image_size = 32000000: .* less than or equal to 4096"),
+        ({"batch_size": 10**12, "images": 10**13}, "batch_size = 10+: .* less than or equal"),
         ({"backbone": "resnet"}, "backbone is 'resnet'; give one of: densenet121"),
     ],
 )
