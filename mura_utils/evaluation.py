@@ -19,6 +19,14 @@ from scipy.sparse import csr_array
 from sklearn.metrics import auc, roc_curve
 
 from mura_utils.errors import UserError
+from mura_utils.labels import (
+    ABNORMAL,
+    body_part,
+    classes_of,
+    p_abnormal,
+    probabilities_of,
+    probability_columns,
+)
 
 PREDICTION_COLUMNS = ("path", "patient", "study", "body_part", "abnormality", "label", "split")
 """Columns of predictions.csv beside ``predicted`` and one ``p:<label>`` a class."""
@@ -31,7 +39,6 @@ LEVELS = {
 }
 """Keys of `evaluate` that hold metrics, and what one observation is in each."""
 
-_ABNORMAL = "Abnormal-"
 _RESAMPLES_AT_ONCE = 100  # (100, N) weights: 32 MB for MURA's 40,005 images
 _CURVE_POINTS = 200  # per ROC curve in metrics.json; areas are computed before thinning
 
@@ -79,22 +86,13 @@ def predictions_frame(
     frame.insert(
         frame.columns.get_loc("split"), "predicted", np.take(classes, probabilities.argmax(1))
     )
-    columns = [f"p:{label}" for label in classes]
+    columns = probability_columns(classes)
     return pd.concat([frame, pd.DataFrame(probabilities, columns=columns)], axis=1)
-
-
-def p_abnormal(predictions: pd.DataFrame) -> pd.Series:
-    """P(abnormal) of each image: the sum over the abnormal classes, whatever the body part."""
-    columns = [f"p:{label}" for label in _classes(predictions) if label.startswith(_ABNORMAL)]
-    # float32 probabilities may add up to slightly more than 1
-    return predictions[columns].astype(float).sum(axis=1).clip(upper=1).rename("p_abnormal")
 
 
 def p_body_part(predictions: pd.DataFrame) -> pd.DataFrame:
     """P(body part) of each image, one column a body part, in alphabetical order."""
-    classes = _classes(predictions)
-    values = predictions[[f"p:{label}" for label in classes]].astype(float)
-    return values.T.groupby([_body_part(label) for label in classes]).sum().T
+    return probabilities_of(predictions).T.groupby(body_part).sum().T
 
 
 def study_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -154,7 +152,7 @@ def evaluate(
     Source: report section V, Fig. 29 to 31 and 36.
     """
     _require(predictions, (*PREDICTION_COLUMNS, "predicted"))
-    classes = _classes(predictions)
+    classes = classes_of(predictions)
     if predictions.empty or not classes:
         raise UserError(
             "There are no predictions to evaluate: run 06_evaluation on a split that has images."
@@ -162,7 +160,7 @@ def evaluate(
     studies = study_predictions(predictions)
     true = pd.Index(classes).get_indexer(predictions["label"])
     predicted = pd.Index(classes).get_indexer(predictions["predicted"])
-    probabilities = predictions[[f"p:{label}" for label in classes]].to_numpy(float)
+    probabilities = probabilities_of(predictions).to_numpy()
 
     patients, draws = _draw_patients(predictions["patient"], bootstrap, seed)
 
@@ -170,7 +168,7 @@ def evaluate(
         return _with_intervals(measure, draws, patients.get_indexer(rows["patient"]))
 
     parts = p_body_part(predictions)
-    part_of = np.array([parts.columns.get_loc(_body_part(label)) for label in classes])
+    part_of = np.array([parts.columns.get_loc(body_part(label)) for label in classes])
     confusion = _confusion(true, predicted, len(classes), np.ones((1, len(true))))[0]
     roc = _roc(true, probabilities, classes)
     return {
@@ -325,7 +323,7 @@ def _label_measure(true: np.ndarray, predicted: np.ndarray, count: int) -> Measu
 
 
 def _binary_measure(abnormality: pd.Series, p: pd.Series, threshold: float) -> Measure:
-    true, p = (abnormality == "Abnormal").to_numpy(int), p.to_numpy(float)
+    true, p = (abnormality == ABNORMAL).to_numpy(int), p.to_numpy(float)
     predicted = (p > threshold).astype(int)
     labels = _label_measure(true, predicted, 2)
 
@@ -466,14 +464,6 @@ def _curve(fpr: np.ndarray, tpr: np.ndarray, area: float) -> dict[str, Any]:
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _classes(predictions: pd.DataFrame) -> list[str]:
-    return [column[2:] for column in predictions.columns if column.startswith("p:")]
-
-
-def _body_part(label: str) -> str:
-    return label.partition("-")[2]
 
 
 def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:

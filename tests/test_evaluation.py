@@ -8,6 +8,7 @@ from sklearn import metrics as sk
 
 from mura_utils import evaluation
 from mura_utils.errors import UserError
+from mura_utils.labels import p_abnormal
 
 PARTS = ("ELBOW", "HAND", "WRIST")
 CLASSES = sorted(f"{a}-{part}" for a in ("Abnormal", "Normal") for part in PARTS)
@@ -85,7 +86,7 @@ def test_predictions_frame_has_the_columns_of_predictions_csv(predictions):
 def test_probabilities_are_summed_over_the_right_classes():
     manifest = make_manifest(1).head(1)
     row = evaluation.predictions_frame(manifest, CLASSES, [[0.1, 0.2, 0.3, 0.25, 0.1, 0.05]])
-    assert evaluation.p_abnormal(row).tolist() == pytest.approx([0.6])
+    assert p_abnormal(row).tolist() == pytest.approx([0.6])
     parts = evaluation.p_body_part(row)
     assert list(parts.columns) == list(PARTS)
     assert parts.iloc[0].tolist() == pytest.approx([0.35, 0.3, 0.35])
@@ -140,7 +141,7 @@ def test_class_metrics_equal_sklearn(predictions, metrics):
 
 def test_binary_metrics_equal_sklearn_per_image_and_per_study(predictions, metrics):
     studies = evaluation.study_predictions(predictions)
-    image = binary_by_sklearn(predictions["abnormality"], evaluation.p_abnormal(predictions))
+    image = binary_by_sklearn(predictions["abnormality"], p_abnormal(predictions))
     study = binary_by_sklearn(studies["abnormality"], studies["p_abnormal"])
     assert values(metrics["binary_image"]) == pytest.approx(image)
     assert values(metrics["binary_study"]) == pytest.approx(study)
@@ -185,7 +186,7 @@ def test_intervals_equal_a_plain_bootstrap_over_patients(predictions, metrics):
     draws = np.random.default_rng(0).multinomial(
         len(patients), [1 / len(patients)] * len(patients), 200
     )
-    abnormal = evaluation.p_abnormal(predictions)
+    abnormal = p_abnormal(predictions)
     samples = {"kappa": [], "log_loss": [], "auroc": []}
     position = predictions["patient"].map({name: k for k, name in enumerate(patients)}).to_numpy()
     for draw in draws:
