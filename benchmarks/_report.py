@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import keras
 import pandas as pd
 from tensorflow.keras.preprocessing.image import ImageDataGenerator
 
+from mura_utils import report
 from mura_utils.experiments import Experiment
-from mura_utils.generators import Augmentation
 from mura_utils.models import build_model
 
-SIZE, BATCH = 224, 64
+SIZE, BATCH = report.IMAGE_SIZE, report.FIG_27["batch_size"]
 
-_AUGMENTATION = {**asdict(Augmentation()), "fill_mode": "nearest"}
+_AUGMENTATION = {**report.AUGMENTATION, "fill_mode": "nearest"}
 
 
 def flow(

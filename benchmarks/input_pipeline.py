@@ -15,6 +15,7 @@ from _common import alternate, draw_manifest, machine, options, say, say_head, s
 from _report import BATCH, SIZE, flow
 
 from mura_utils.generators import Augmentation, load_pixels, make_dataset
+from mura_utils.report import AUGMENTATION
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
         pixels = load_pixels(root, manifest, SIZE, progress=False)
         one_hot = manifest["label"].to_numpy()[:, None] == np.asarray(classes)
         ours = make_dataset(
-            pixels, np.arange(images), one_hot, BATCH, augmentation=Augmentation(), shuffle=True
+            pixels, np.arange(images), one_hot, BATCH, Augmentation(**AUGMENTATION), shuffle=True
         )
         fresh_caches = (folder / f"cache-{number}" for number in itertools.count())
 

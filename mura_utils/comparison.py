@@ -11,26 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mura_utils import report
 from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters
 from mura_utils.paths import reading
 from mura_utils.record import find_run, is_tested, is_trained, read_record
 
-REPORT_RUNS = pd.DataFrame(
-    [
-        ("exp1", "nothing unfrozen", 0.72, 0.71, 0.72, 0.70),
-        ("exp2", "last layer unfrozen", 0.68, 0.72, 0.69, 0.72),
-        ("exp3", "last 4, strong L1 and L2", 0.25, 0.91, 0.64, 0.80),
-        ("exp4", "last 5, L1 and L2", 0.41, 0.82, 0.55, 0.81),
-        ("exp5", "last 5, 3 attention heads, strong L1 and L2", 0.61, 0.84, 0.79, 0.77),
-        ("exp6", "exp5 with squeeze-and-excite", 0.37, 0.88, 0.59, 0.81),
-    ],
-    columns=["run", "model", "loss", "accuracy", "val_loss", "val_accuracy"],
-).set_index("run")
-"""Report Fig. 28, on MURA; validation by an image-level split."""
-
 REPORT_COLUMNS = {name: f"report_mura_image_split_{name}" for name in ("val_accuracy", "val_loss")}
-"""The columns of `compare` that hold the report's values, by their names in `REPORT_RUNS`."""
+"""The columns of `compare` that hold the report's values, by their names in `report.FIG_28`."""
 
 NOT_TRAINED = "not trained"
 
@@ -224,7 +212,7 @@ def _describe(group: pd.DataFrame) -> dict[str, Any]:
         row[measure] = values.mean() if len(values) else np.nan
         row[f"{measure}_sd"] = values.std(ddof=1) if len(values) > 1 else np.nan
     for value, column in REPORT_COLUMNS.items():
-        row[column] = REPORT_RUNS[value].get(_stems(group), np.nan)
+        row[column] = report.FIG_28[value].get(_stems(group), np.nan)
     known = tested if len(tested) else group
     return {**row, **known.iloc[0][["source", "protocol"]]}
 

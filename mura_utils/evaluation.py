@@ -18,7 +18,16 @@ import pandas as pd
 from scipy.sparse import csr_array
 from sklearn.metrics import auc, roc_curve
 
+from mura_utils import report
 from mura_utils.errors import UserError
+from mura_utils.labels import (
+    ABNORMAL,
+    body_part,
+    classes_of,
+    p_abnormal,
+    probabilities_of,
+    probability_columns,
+)
 
 PREDICTION_COLUMNS = ("path", "patient", "study", "body_part", "abnormality", "label", "split")
 """Columns of predictions.csv beside ``predicted`` and one ``p:<label>`` a class."""
@@ -31,7 +40,6 @@ LEVELS = {
 }
 """Keys of `evaluate` that hold metrics, and what one observation is in each."""
 
-_ABNORMAL = "Abnormal-"
 _RESAMPLES_AT_ONCE = 100  # (100, N) weights: 32 MB for MURA's 40,005 images
 _CURVE_POINTS = 200  # per ROC curve in metrics.json; areas are computed before thinning
 
@@ -79,22 +87,13 @@ def predictions_frame(
     frame.insert(
         frame.columns.get_loc("split"), "predicted", np.take(classes, probabilities.argmax(1))
     )
-    columns = [f"p:{label}" for label in classes]
+    columns = probability_columns(classes)
     return pd.concat([frame, pd.DataFrame(probabilities, columns=columns)], axis=1)
-
-
-def p_abnormal(predictions: pd.DataFrame) -> pd.Series:
-    """P(abnormal) of each image: the sum over the abnormal classes, whatever the body part."""
-    columns = [f"p:{label}" for label in _classes(predictions) if label.startswith(_ABNORMAL)]
-    # float32 probabilities may add up to slightly more than 1
-    return predictions[columns].astype(float).sum(axis=1).clip(upper=1).rename("p_abnormal")
 
 
 def p_body_part(predictions: pd.DataFrame) -> pd.DataFrame:
     """P(body part) of each image, one column a body part, in alphabetical order."""
-    classes = _classes(predictions)
-    values = predictions[[f"p:{label}" for label in classes]].astype(float)
-    return values.T.groupby([_body_part(label) for label in classes]).sum().T
+    return probabilities_of(predictions).T.groupby(body_part).sum().T
 
 
 def study_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -154,7 +153,7 @@ def evaluate(
     Source: report section V, Fig. 29 to 31 and 36.
     """
     _require(predictions, (*PREDICTION_COLUMNS, "predicted"))
-    classes = _classes(predictions)
+    classes = classes_of(predictions)
     if predictions.empty or not classes:
         raise UserError(
             "There are no predictions to evaluate: run 06_evaluation on a split that has images."
@@ -162,7 +161,7 @@ def evaluate(
     studies = study_predictions(predictions)
     true = pd.Index(classes).get_indexer(predictions["label"])
     predicted = pd.Index(classes).get_indexer(predictions["predicted"])
-    probabilities = predictions[[f"p:{label}" for label in classes]].to_numpy(float)
+    probabilities = probabilities_of(predictions).to_numpy()
 
     patients, draws = _draw_patients(predictions["patient"], bootstrap, seed)
 
@@ -170,7 +169,7 @@ def evaluate(
         return _with_intervals(measure, draws, patients.get_indexer(rows["patient"]))
 
     parts = p_body_part(predictions)
-    part_of = np.array([parts.columns.get_loc(_body_part(label)) for label in classes])
+    part_of = np.array([parts.columns.get_loc(body_part(label)) for label in classes])
     confusion = _confusion(true, predicted, len(classes), np.ones((1, len(true))))[0]
     roc = _roc(true, probabilities, classes)
     return {
@@ -250,15 +249,13 @@ def classification_report(metrics: dict[str, Any], data: str) -> pd.DataFrame:
     """
     columns = ["precision", "recall", "f1", "support"]
     ours = pd.DataFrame(metrics["classes"]).set_index("label")[columns]
-    report = REPORT_TABLE.set_index("label")
-    comparable = set(ours.index) == set(report.index)
+    printed = report.FIG_30.set_index("label")
+    if set(ours.index) == set(printed.index):
+        printed = pd.concat([printed, report.FIG_30_AVERAGES])
     for kind in ("macro", "weighted"):
         values = [metrics["image"][f"{kind}_{name}"]["value"] for name in columns[:3]]
         ours.loc[f"{kind} average"] = [*values, metrics["counts"]["images"]]
-        if comparable:
-            values = [REPORT_SUMMARY[f"{kind}_{name}"] for name in columns[:3]]
-            report.loc[f"{kind} average"] = [*values, REPORT_SUMMARY["images"]]
-    tables = {data: ours, "the report, MURA": report.reindex(ours.index)}
+    tables = {data: ours, "the report, MURA": printed.reindex(ours.index)}
     return pd.concat(
         {name: table.astype({"support": "Int64"}) for name, table in tables.items()}, axis=1
     )
@@ -283,8 +280,7 @@ def kappa_table(metrics: dict[str, Any], name: str, test_set: str) -> pd.DataFra
         if level != "body_part"
         for interval in [metrics[level]["kappa"]]
     ]
-    others = pd.concat([PEERS, LEADERBOARD], ignore_index=True)[["name", "kappa", "level"]]
-    table = pd.concat([pd.DataFrame(ours), others.dropna(subset="kappa")], ignore_index=True)
+    table = pd.concat([pd.DataFrame(ours), report.PEERS, report.FIG_36], ignore_index=True)
     return table.astype({"kappa": float, "low": float, "high": float})
 
 
@@ -325,7 +321,7 @@ def _label_measure(true: np.ndarray, predicted: np.ndarray, count: int) -> Measu
 
 
 def _binary_measure(abnormality: pd.Series, p: pd.Series, threshold: float) -> Measure:
-    true, p = (abnormality == "Abnormal").to_numpy(int), p.to_numpy(float)
+    true, p = (abnormality == ABNORMAL).to_numpy(int), p.to_numpy(float)
     predicted = (p > threshold).astype(int)
     labels = _label_measure(true, predicted, 2)
 
@@ -468,14 +464,6 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _classes(predictions: pd.DataFrame) -> list[str]:
-    return [column[2:] for column in predictions.columns if column.startswith("p:")]
-
-
-def _body_part(label: str) -> str:
-    return label.partition("-")[2]
-
-
 def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     missing = [column for column in columns if column not in frame.columns]
     if missing:
@@ -483,78 +471,3 @@ def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
             f"The image table lacks {', '.join(missing)}: join manifest.csv with splits.csv, or "
             "make predictions.csv again with 06_evaluation."
         )
-
-
-# --- what others report -------------------------------------------------------------------------
-
-REPORT_TABLE = pd.DataFrame(
-    [
-        ("Abnormal-ELBOW", 0.88, 0.74, 0.80, 230),
-        ("Abnormal-FINGER", 0.88, 0.65, 0.75, 247),
-        ("Abnormal-FOREARM", 0.86, 0.58, 0.70, 151),
-        ("Abnormal-HAND", 0.86, 0.42, 0.56, 189),
-        ("Abnormal-HUMERUS", 0.86, 0.79, 0.83, 140),
-        ("Abnormal-SHOULDER", 0.73, 0.83, 0.78, 278),
-        ("Abnormal-WRIST", 0.91, 0.71, 0.79, 295),
-        ("Normal-ELBOW", 0.75, 0.93, 0.83, 235),
-        ("Normal-FINGER", 0.69, 0.88, 0.78, 214),
-        ("Normal-FOREARM", 0.74, 0.80, 0.77, 150),
-        ("Normal-HAND", 0.70, 0.96, 0.81, 271),
-        ("Normal-HUMERUS", 0.83, 0.85, 0.84, 148),
-        ("Normal-SHOULDER", 0.80, 0.73, 0.76, 285),
-        ("Normal-WRIST", 0.78, 0.95, 0.86, 364),
-    ],
-    columns=["label", "precision", "recall", "f1", "support"],
-)
-"""Report Fig. 30: exp6 on MURA's valid set, 3,197 images."""
-
-REPORT_SUMMARY = {
-    "images": 3197,
-    "accuracy": 0.79,
-    "macro_precision": 0.80,
-    "macro_recall": 0.77,
-    "macro_f1": 0.78,
-    "weighted_precision": 0.80,
-    "weighted_recall": 0.79,
-    "weighted_f1": 0.78,
-    "micro_auc": 0.99,
-    "macro_auc": 0.99,
-}
-"""Report Fig. 30 (last rows) and Fig. 31, over 14 classes per image."""
-
-_HIDDEN = f"{LEVELS['binary_study']}, MURA hidden test set"
-_VALID = f"{LEVELS['binary_study']}, MURA valid set"
-
-LEADERBOARD = pd.DataFrame(
-    [
-        ("base-comb2-xuan-v3 ensemble", 0.843, _HIDDEN),
-        ("base-comb2-xuan", 0.834, _HIDDEN),
-        ("muti_type", 0.833, _HIDDEN),
-        ("base-comb4", 0.824, _HIDDEN),
-        ("base-comb2-jun2", 0.814, _HIDDEN),
-        ("best radiologist", 0.778, _HIDDEN),
-        # Measured on MURA's valid set, so it cannot be what the leaderboard counts; the report
-        # does not say which kappa it is, and over 14 classes its accuracy gives about 0.77.
-        ("the report", 0.612, "level not stated, MURA valid set"),
-        ("Bhaukali_v1.0", 0.589, _HIDDEN),
-        ("Densenet169-lite", 0.56, _HIDDEN),
-        ("ensemble1", 0.534, _HIDDEN),
-        ("DenseNet (Zhou)", 0.518, _HIDDEN),
-    ],
-    columns=["name", "kappa", "level"],
-)
-"""Report Fig. 36: Cohen's kappa. Rows of different levels do not compare."""
-
-PEERS = pd.DataFrame(
-    [
-        ("DenseNet169", 0.629, None, None, None, _VALID, ""),
-        ("DenseNet201", 0.645, None, None, None, _VALID, "Keras, the cleanest protocol"),
-        ("fastai DenseNet169, 320 px", 0.674, None, None, None, _VALID,
-         "epoch chosen on the same data"),
-        ("seven models, one a body part", 0.656, None, None, None,
-         "level not stated, MURA valid set", ""),
-        ("MURA paper, DenseNet169", None, 0.929, 0.815, 0.887, _HIDDEN, ""),
-    ],
-    columns=["name", "kappa", "auroc", "sensitivity", "specificity", "level", "remark"],
-).astype({"kappa": float, "auroc": float, "sensitivity": float, "specificity": float})  # fmt: skip
-"""Other public results on MURA (report.md section 6)."""

@@ -30,6 +30,7 @@ import tensorflow as tf
 from tf_keras_vis.saliency import Saliency
 
 from mura_utils.errors import UserError
+from mura_utils.labels import ABNORMAL, NORMAL, body_part, join
 from mura_utils.models import FEATURES, feature_layers
 
 _CHUNK = 16  # images at once: bounds the memory of the gradients
@@ -86,8 +87,8 @@ def contrast_target(indices: Sequence[int], classes: Sequence[str]) -> Target:
     position = {label: k for k, label in enumerate(classes)}
     weights = np.zeros((len(indices), len(classes)), np.float32)
     for row, index in enumerate(indices):
-        part = classes[index].partition("-")[2]
-        for label, weight in ((f"Abnormal-{part}", 1), (f"Normal-{part}", -1)):
+        part = body_part(classes[index])
+        for label, weight in ((join(ABNORMAL, part), 1), (join(NORMAL, part), -1)):
             if label not in position:
                 raise UserError(
                     f"The model has no class {label}, so abnormal - normal of {part} does not "

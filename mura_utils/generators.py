@@ -120,9 +120,9 @@ def _stat_key(file: Path) -> tuple[str, int, int]:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The report's augmentation (III.E), with the draws of Keras's `ImageDataGenerator`.
+    """Ranges of the augmentation, with the draws of Keras's `ImageDataGenerator`.
 
-    The defaults are the report's; 0 or False turns a part off.
+    ``Augmentation(**report.AUGMENTATION)`` is the report's (III.E); 0 or False turns a part off.
 
     Attributes:
         rotation_range: degrees to either side.
@@ -133,12 +133,12 @@ class Augmentation:
         horizontal_flip: mirror left-right half of the images.
     """
 
-    rotation_range: float = 40.0
-    width_shift_range: float = 0.2
-    height_shift_range: float = 0.2
-    shear_range: float = 0.2
-    zoom_range: float = 0.2
-    horizontal_flip: bool = True
+    rotation_range: float
+    width_shift_range: float
+    height_shift_range: float
+    shear_range: float
+    zoom_range: float
+    horizontal_flip: bool
 
     @classmethod
     def of(cls, experiment: Experiment) -> Augmentation:

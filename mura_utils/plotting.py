@@ -30,11 +30,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from PIL import Image
 
+from mura_utils.labels import ABNORMAL, NORMAL, body_part, join, split
 from mura_utils.paths import atomic_write
 
 STYLE = "mura_utils.mura"  # matplotlib's own way to name a style sheet that travels in a package
 
-ABNORMALITIES = {"Abnormal": "#D55E00", "Normal": "#0072B2"}
+ABNORMALITIES = {ABNORMAL: "#D55E00", NORMAL: "#0072B2"}
 SPLITS = {"train": "#009E73", "validation": "#E69F00", "test": "#CC79A7"}
 PCA_METHODS = {"pca": ("PCA", "#000000"), "ipca": ("incremental PCA", "#56B4E9")}
 _LEAKS = ("#000000", "#56B4E9", "#F0E442")
@@ -134,7 +135,7 @@ def _described(fig: Figure, *sentences: str) -> Figure:
 
 def _colour(label: str) -> str:
     """The colour of a label's abnormality ("Abnormal-ELBOW"); grey for anything else."""
-    return ABNORMALITIES.get(label.partition("-")[0], _OTHER)
+    return ABNORMALITIES.get(split(label)[0], _OTHER)
 
 
 def _listed(items: Mapping[str, Any] | pd.Series, form: str = "{:,}") -> str:
@@ -240,7 +241,7 @@ def sample_grid(images: Mapping[tuple[str, str], np.ndarray]) -> Figure:
         _radiograph(ax, np.zeros((2, 2), np.uint8) if image is None else image)
         if image is None:
             ax.text(0.5, 0.5, "none", color="white", ha="center")
-        if row == "Abnormal":
+        if row == ABNORMAL:
             ax.set_title(part, fontsize=9, loc="center")
         if part == parts[0]:
             ax.set_ylabel(row, color=ABNORMALITIES[row], fontweight="bold")
@@ -300,7 +301,7 @@ def pixel_analysis(
 def image_counts(manifest: pd.DataFrame) -> Figure:
     """Images per class; `manifest` has body_part and abnormality."""
     counts = _tally(manifest)
-    abnormal = (manifest["abnormality"] == "Abnormal").mean()
+    abnormal = (manifest["abnormality"] == ABNORMAL).mean()
     classes = int((counts["images"] > 0).sum())
     summary = f"{len(manifest):,} images in {classes} classes, {abnormal:.1%} of them abnormal"
     fig = _figure(3.4, summary)
@@ -311,8 +312,8 @@ def image_counts(manifest: pd.DataFrame) -> Figure:
     largest, smallest = counts.loc[counts["images"].idxmax()], counts.loc[counts["images"].idxmin()]
     return _described(
         fig,
-        f"{summary}. The largest is {largest.abnormality}-{largest.body_part} with",
-        f"{largest.images:,}, the smallest {smallest.abnormality}-{smallest.body_part} with",
+        f"{summary}. The largest is {join(largest.abnormality, largest.body_part)} with",
+        f"{largest.images:,}, the smallest {join(smallest.abnormality, smallest.body_part)} with",
         f"{smallest.images:,}.",
     )
 
@@ -447,7 +448,7 @@ def split_distributions(manifest: pd.DataFrame, splits: pd.DataFrame) -> Figure:
         ax.xaxis.set_major_formatter(PercentFormatter(1))
         ax.set(xlabel="share of the split's images", ylabel="", title=column.replace("_", " "))
     _shared_legend(fig, axes)
-    abnormal = (rows["abnormality"] == "Abnormal").groupby(rows["split"]).mean().loc[names]
+    abnormal = (rows["abnormality"] == ABNORMAL).groupby(rows["split"]).mean().loc[names]
     return _described(
         fig,
         f"Shares of abnormality and body part per split; abnormal: {_listed(abnormal, '{:.1%}')}.",
@@ -627,14 +628,14 @@ def training_curves(history: pd.DataFrame, title: str = "Training") -> Figure:
     if history["val_loss"].notna().any():
         best = history.loc[history["val_loss"].idxmin()]
     for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
-        for split, column in (("train", name), ("validation", f"val_{name}")):
+        for part, column in (("train", name), ("validation", f"val_{name}")):
             ax.plot(
                 history["epoch"],
                 history[column],
                 marker=_marker(history),
-                color=SPLITS[split],
-                linestyle="-" if split == "train" else "--",
-                label=split,
+                color=SPLITS[part],
+                linestyle="-" if part == "train" else "--",
+                label=part,
             )
         if best is not None:
             ax.axvline(best["epoch"], color=_OTHER, linestyle=":", zorder=0)
@@ -769,10 +770,10 @@ def roc_curves(
         micro: the same over all decisions.
         macro: the same averaged over the classes.
     """
-    parts = sorted({label.partition("-")[2] for label in curves})
+    parts = sorted(set(map(body_part, curves)))
     panels = {"all classes": {"micro": (micro, "#000000"), "macro": (macro, "#56B4E9")}}
     for part in parts:
-        panels[part] = {a: (curves.get(f"{a}-{part}"), c) for a, c in ABNORMALITIES.items()}
+        panels[part] = {a: (curves.get(join(a, part)), c) for a, c in ABNORMALITIES.items()}
     columns = 4 if len(panels) > 6 else 3
     rows = -(-len(panels) // columns)
     fig = _figure(0.7 + 2.3 * rows * 4 / (columns + 0.4), "ROC, each class against the rest")

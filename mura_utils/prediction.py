@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mura_utils.errors import UserError
 from mura_utils.images import examine_image, resize
+from mura_utils.labels import body_part, p_abnormal, probability_columns
 from mura_utils.paths import atomic_write, reading
 from mura_utils.record import require_trained
 
@@ -70,17 +72,31 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
     predicted = probabilities.argmax(axis=1)
     labels = [classes[index] for index in predicted]
     heatmaps = layer_cam(model, batch, contrast_target(predicted, classes))
+    table = pd.DataFrame(probabilities, columns=probability_columns(classes))
 
     mark = PngInfo()
     mark.add_text(*_MARK)
-    results = []
-    for path, target, (_, inspection), pixels, heatmap, row, label in zip(
-        images, targets, examined, batch[..., 0], heatmaps, probabilities, labels, strict=True
-    ):
+    for target, pixels, heatmap in zip(targets, batch[..., 0], heatmaps, strict=True):
         with atomic_write(target) as temporary:
             Image.fromarray(overlay(pixels.astype("uint8"), heatmap)).save(temporary, pnginfo=mark)
-        results.append(_result(path, classes, row, label, inspection.remarks, target))
-    return results
+    return [
+        {
+            "image": str(path),
+            "label": label,
+            "body_part": body_part(label),
+            "p_abnormal": round(abnormal, 6),
+            "probabilities": {
+                name: round(float(p), 6) for name, p in zip(classes, row, strict=True)
+            },
+            "remarks": [
+                {"kind": kind, "detail": detail} for kind, detail in inspection.remarks.items()
+            ],
+            "overlay": str(target),
+        }
+        for path, label, abnormal, row, (_, inspection), target in zip(
+            images, labels, p_abnormal(table), probabilities, examined, targets, strict=True
+        )
+    ]
 
 
 def _require_folder(out: Path) -> None:
@@ -125,24 +141,3 @@ def _is_free(path: Path) -> bool:
             return _MARKED in file.read(200)
     except OSError:
         return False
-
-
-def _result(
-    path: Path,
-    classes: Sequence[str],
-    probabilities: np.ndarray,
-    label: str,
-    remarks: dict[str, str],
-    overlay: Path,
-) -> dict[str, Any]:
-    by_class = {name: round(float(p), 6) for name, p in zip(classes, probabilities, strict=True)}
-    abnormal = sum(p for name, p in by_class.items() if name.startswith("Abnormal-"))
-    return {
-        "image": str(path),
-        "label": label,
-        "body_part": label.split("-", 1)[1],
-        "p_abnormal": round(abnormal, 6),
-        "probabilities": by_class,
-        "remarks": [{"kind": kind, "detail": detail} for kind, detail in remarks.items()],
-        "overlay": str(overlay),
-    }

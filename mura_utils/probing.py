@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from mura_utils.evaluation import evaluate_abnormality
 from mura_utils.experiments import Experiment
 from mura_utils.generators import make_dataset
+from mura_utils.labels import ABNORMAL
 from mura_utils.models import build_backbone
 from mura_utils.terminal import to_the_terminal
 
@@ -58,7 +59,7 @@ def linear_probe(features: np.ndarray, manifest: pd.DataFrame, bootstrap: int = 
     patients = manifest.groupby("abnormality")["patient"].nunique()
     if len(patients) < 2 or patients.min() < _FOLDS:
         return {"value": None, "low": None, "high": None, "undefined": bootstrap}
-    abnormal = (manifest["abnormality"] == "Abnormal").to_numpy()
+    abnormal = (manifest["abnormality"] == ABNORMAL).to_numpy()
     regression = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
     scores = cross_val_predict(

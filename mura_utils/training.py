@@ -17,7 +17,7 @@ import pandas as pd
 import tensorflow as tf
 from tqdm.keras import TqdmCallback
 
-from mura_utils import features
+from mura_utils import features, report
 from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
 from mura_utils.cpu_kernels import use_cpu_adam, use_cpu_kernels
 from mura_utils.errors import UserError
@@ -481,26 +481,12 @@ def _checkpoint_key(task: Task, experiment: Experiment) -> str:
 
 def hyper_parameters(experiment: Experiment) -> pd.DataFrame:
     """The experiment's values beside those that the report prints (Fig. 27)."""
-    report = {
-        "optimiser": "Adam",
-        "loss": "categorical cross-entropy",
-        "label_smoothing": "not mentioned",
-        "class_weights": "not mentioned",
-        "learning_rate": "1e-05",
-        "schedule": "plateau",
-        "batch_size": "64",
-        "epochs": "150",
-        "early_stopping_patience": "10 (the text also says 5)",
-        "reduce_lr_factor": "0.2",
-        "reduce_lr_patience": "5",
-        "min_learning_rate": "1e-07",
-        "l1": "not printed",
-        "l2": "not printed",
-    }
+    printed = {name: str(value) for name, value in report.FIG_27.items()}
     focal = f"focal loss, gamma {experiment.focal_gamma}"
-    ours = {name: str(getattr(experiment, name, report[name])) for name in report}
-    ours["loss"] = focal if experiment.focal_gamma > 0 else report["loss"]
-    return pd.DataFrame({experiment.name: ours, "report": report}).rename_axis("parameter")
+    ours = {name: str(getattr(experiment, name, value)) for name, value in printed.items()}
+    ours["loss"] = focal if experiment.focal_gamma > 0 else printed["loss"]
+    printed["early_stopping_patience"] += f" (the text also says {report.EARLY_STOPPING_IN_TEXT})"
+    return pd.DataFrame({experiment.name: ours, "report": printed}).rename_axis("parameter")
 
 
 def describe_training(

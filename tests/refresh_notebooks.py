@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from mura_utils.experiments import load_experiment
 from mura_utils.explain import contrast_target, layer_cam
 from mura_utils.images import read_image, resize
+from mura_utils.labels import ABNORMAL, probabilities_of
 from mura_utils.models import load_model
 from mura_utils.notebook import data_root, read_table
 from mura_utils.paths import REPOSITORY, atomic_write
@@ -60,9 +61,12 @@ def draw_overview(run: Path) -> None:
     whether the predicted class is right.
     """
     predictions = read_table(run / "predictions.csv").query("split == 'test'")
-    classes = [name[2:] for name in predictions if name.startswith("p:")]
-    abnormal = predictions[predictions["abnormality"] == "Abnormal"]
-    rated = abnormal.assign(p=[row[f"p:{row['label']}"] for _, row in abnormal.iterrows()])
+    abnormal = predictions[predictions["abnormality"] == ABNORMAL]
+    probabilities = probabilities_of(abnormal)
+    classes = list(probabilities)
+    rated = abnormal.assign(
+        p=[probabilities.at[row, name] for row, name in abnormal["label"].items()]
+    )
     cases = rated.sort_values("p").groupby("body_part").tail(1).sort_values("body_part")
     model = load_model(run / "model.keras")
     data = data_root(load_experiment(run / "experiment.yaml"))

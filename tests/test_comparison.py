@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from mura_utils.comparison import (
-    REPORT_RUNS,
     compare,
     differing_parameters,
     find_runs,
@@ -19,6 +18,7 @@ from mura_utils.evaluation import PREDICTION_COLUMNS, evaluate, predictions_fram
 from mura_utils.experiments import save_experiment, validate_parameters
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.record import NOTEBOOKS, write_completed
+from mura_utils.report import FIG_28
 
 VAL_ACCURACY = "report_mura_image_split_val_accuracy"
 
@@ -86,7 +86,7 @@ def test_what_was_not_tested_does_not_count_as_tested():
 
 def test_the_reports_values_stand_in_their_own_column():
     compared = compare([train("exp6-seed1", seed=1), train("exp2", l2=0.1), train("mine", l2=0.2)])
-    assert compared.loc["exp6", VAL_ACCURACY] == REPORT_RUNS.loc["exp6", "val_accuracy"] == 0.81
+    assert compared.loc["exp6", VAL_ACCURACY] == FIG_28.loc["exp6", "val_accuracy"] == 0.81
     assert compared.loc["exp2", "report_mura_image_split_val_loss"] == 0.69
     assert np.isnan(compared.loc["mine", VAL_ACCURACY])
 
@@ -144,9 +144,7 @@ def test_folders_that_are_no_trained_run_are_named(tmp_path):
     folders, left_out = find_runs(["mine", trained, "begun", tmp_path / "nothing"])
     assert folders == [trained]
     assert left_out == {"begun": "not trained", str(tmp_path / "nothing"): "not trained"}
-    with pytest.raises(
-        UserError, match=r"\(begun: not trained; other: not trained\)"
-    ):
+    with pytest.raises(UserError, match=r"\(begun: not trained; other: not trained\)"):
         find_runs(["begun", "other"])
     with pytest.raises(UserError, match="no trained run"):
         compare([])

@@ -375,7 +375,8 @@ def numbered(tmp_path):
     for view in range(4):
         values = 10 * np.arange(rows)[:, None] + view + np.zeros(width)
         np.save(folder / f"view-{view}.npy", values.astype("float16"))
-    return features.FeatureSet(folder, np.arange(rows), [(2, 2, 1)], Augmentation(), 4, 0, {})
+    still = Augmentation(0, 0, 0, 0, 0, horizontal_flip=False)
+    return features.FeatureSet(folder, np.arange(rows), [(2, 2, 1)], still, 4, 0, {})
 
 
 def passes(dataset, count):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -17,9 +18,11 @@ from mura_utils import generators
 from mura_utils.errors import UserError
 from mura_utils.generators import Augmentation, augment, load_pixels, make_dataset
 from mura_utils.images import ImageFault, read_image, resize
+from mura_utils.report import AUGMENTATION
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SIZE = 224
+REPORT = Augmentation(**AUGMENTATION)
 
 
 def bone_like(seed: int = 0) -> np.ndarray:
@@ -45,7 +48,7 @@ def test_augmentation_equals_image_data_generator(source):
     count = 8
     images = real_radiographs(count) if source == "real" else np.stack([*map(bone_like, range(8))])
     images = images[..., np.newaxis]
-    augmentation = Augmentation(shear_range=12)  # larger than the report's, so that it shows
+    augmentation = replace(REPORT, shear_range=12)  # larger than the report's, so that it shows
     drawn = augmentation.draw(count, SIZE, np.random.default_rng(5))
     drawn["flip_horizontal"] = np.arange(count) % 2 == 0
     matrices = augmentation.matrices(drawn, SIZE)
@@ -64,7 +67,7 @@ def test_augmentation_equals_image_data_generator(source):
 
 def test_draws_follow_the_ranges_of_image_data_generator():
     count = 20_000
-    drawn = Augmentation(width_shift_range=0.1).draw(count, 100, np.random.default_rng(0))
+    drawn = replace(REPORT, width_shift_range=0.1).draw(count, 100, np.random.default_rng(0))
     limits = {
         "theta": (-40, 40),
         "tx": (-20, 20),
@@ -111,7 +114,7 @@ def test_batches_pair_images_with_their_labels_in_the_order_of_the_indices():
     whole = make_dataset(pixels, indices, labels, batch_size=2, drop_remainder=True)
     assert whole.cardinality() == 2
     assert whole.element_spec[0].shape == (2, 16, 16, 1)
-    warped = make_dataset(pixels, indices, labels, 2, Augmentation())
+    warped = make_dataset(pixels, indices, labels, 2, REPORT)
     assert warped.element_spec[0].shape[1:] == (16, 16, 1)  # Keras builds layers from it
 
 
@@ -121,7 +124,7 @@ def test_each_iteration_is_new_and_the_sequence_repeats_for_a_seed():
 
     def iterations(seed: int, global_seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
         keras.utils.set_random_seed(global_seed)  # must not matter
-        dataset = make_dataset(pixels, np.arange(12), labels, 5, Augmentation(), True, seed)
+        dataset = make_dataset(pixels, np.arange(12), labels, 5, REPORT, True, seed)
         return [tuple(np.concatenate(part) for part in zip(*dataset, strict=True)) for _ in "ab"]
 
     first, again, other = iterations(1, 7), iterations(1, 8), iterations(2, 7)
@@ -137,7 +140,7 @@ def test_each_iteration_is_new_and_the_sequence_repeats_for_a_seed():
 
 def test_keras_trains_from_it_for_several_epochs():
     pixels, labels = toy_data()
-    dataset = make_dataset(pixels, np.arange(10), labels, 4, Augmentation(), shuffle=True)
+    dataset = make_dataset(pixels, np.arange(10), labels, 4, REPORT, shuffle=True)
     model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
     model.compile("sgd", "categorical_crossentropy")
     history = model.fit(dataset, epochs=3, shuffle=False, verbose=0, validation_data=dataset)

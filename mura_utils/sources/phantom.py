@@ -19,6 +19,7 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
+from mura_utils import report
 from mura_utils.errors import UserError
 from mura_utils.locks import waiting
 from mura_utils.paths import atomic_write, read_json, write_csv, write_json, write_text
@@ -34,12 +35,7 @@ CARD = "phantoms.json"
 PARTIAL = "phantoms.partial"
 VERSION = 2
 
-# Images per body part in MURA's train split, (normal, abnormal): report.md, section 2.
-_MURA_IMAGES = {
-    "ELBOW": (2925, 2006), "FINGER": (3138, 1968), "FOREARM": (1164, 661), "HAND": (4059, 1484),
-    "HUMERUS": (673, 599), "SHOULDER": (4211, 4168), "WRIST": (5765, 3987),
-}  # fmt: skip
-BODY_PARTS = tuple(_MURA_IMAGES)
+BODY_PARTS = tuple(report.MURA_TRAIN_IMAGES)
 
 
 def _examine(arm: list[Part], body_part: str, kind: str | None, left: bool, rng) -> Study:
@@ -125,7 +121,7 @@ def _quotas(total: int) -> dict[tuple[str, bool], int]:
     """Studies per (body part, abnormal), near MURA's shares, no class without its minimum."""
     shares = {
         (part, abnormal): counts[abnormal]
-        for part, counts in _MURA_IMAGES.items()
+        for part, counts in report.MURA_TRAIN_IMAGES.items()
         for abnormal in (False, True)
     }
     least = max(1, min(4, total // (2 * len(shares))))
