@@ -23,13 +23,13 @@ import keras
 import numpy as np
 import pandas as pd
 
-from mura_utils import features, training
+from mura_utils import frozen, training
+from mura_utils.data.manifest import admit, scan
+from mura_utils.data.sources import open_source
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
-from mura_utils.manifest import admit, scan
-from mura_utils.models import build_model
-from mura_utils.sources import open_source
-from mura_utils.sources.phantom import draw_phantoms
+from mura_utils.network.build import build_model
+from mura_utils.phantoms.dataset import draw_phantoms
 
 EXTRACTORS = [{"extractor": "tensorflow", "precision": "float32"}]
 """What can compute activations here, as parameters of an experiment."""
@@ -94,9 +94,9 @@ def train(
     """
     classes = sorted(manifest["label"].unique())
     model = build_model(experiment, classes)
-    stored = features.plan(model, manifest, experiment)
+    stored = frozen.plan(model, manifest, experiment)
     if stored.on:
-        features.extract(stored, pixels, experiment, progress=False)
+        frozen.extract(stored, pixels, experiment, progress=False)
     task = training.make_task(model, pixels, manifest, classes, experiment, stored)
     training.compile_task(task, experiment)
     fitted = training.fit(model, task, experiment, folder / "model.keras", progress=False)

@@ -10,7 +10,7 @@ from tensorflow.keras.preprocessing.image import ImageDataGenerator
 
 from mura_utils import report
 from mura_utils.experiments import Experiment
-from mura_utils.models import build_model
+from mura_utils.network.build import build_model
 
 SIZE, BATCH = report.IMAGE_SIZE, report.FIG_27["batch_size"]
 

@@ -23,10 +23,10 @@ import pandas as pd
 from _common import EXTRACTORS, draw_manifest, machine, options, say, say_head, say_row, workspace
 from _report import SIZE, callbacks, flow, whole_network
 
-from mura_utils import features, training
+from mura_utils import frozen, training
+from mura_utils.data.pixels import load_pixels
 from mura_utils.experiments import Experiment, load_experiment
-from mura_utils.generators import load_pixels
-from mura_utils.models import build_model
+from mura_utils.network.build import build_model
 
 _VIEWS = 8
 _EPOCHS = (20, 150)
@@ -49,8 +49,8 @@ def extraction_speeds(
     for views in (step, 2 * step):
         for extractor in EXTRACTORS:
             changed = experiment.model_copy(update={**extractor, "views": views})
-            stored = features.plan(model, manifest, changed)
-            done = features.extract(stored, pixels, changed, progress=False)
+            stored = frozen.plan(model, manifest, changed)
+            done = frozen.extract(stored, pixels, changed, progress=False)
             seconds.setdefault(done.computed_by, []).append(done.seconds / done.computed)
             say(done.sentence)
     return {words: median(values) for words, values in seconds.items()}
@@ -94,8 +94,8 @@ def epoch_seconds(
         epochs: of ours after each of them.
     """
     model = build_model(experiment, classes)
-    stored = features.plan(model, manifest, experiment)
-    say(features.extract(stored, pixels, experiment, progress=False).sentence)
+    stored = frozen.plan(model, manifest, experiment)
+    say(frozen.extract(stored, pixels, experiment, progress=False).sentence)
     task = training.make_task(model, pixels, manifest, classes, experiment, stored)
     training.compile_task(task, experiment)
     ours: list[float] = []

@@ -22,10 +22,10 @@ from _common import (
     workspace,
 )
 
-from mura_utils import features
+from mura_utils import frozen
+from mura_utils.data.pixels import load_pixels
 from mura_utils.experiments import load_experiment
-from mura_utils.generators import load_pixels
-from mura_utils.models import build_model
+from mura_utils.network.build import build_model
 
 _BATCH = 64
 
@@ -45,15 +45,15 @@ def main() -> None:
         root, manifest, classes = draw_manifest(folder, _BATCH)
         pixels = load_pixels(root, manifest, experiment.image_size, progress=False)
         images = tf.cast(pixels[..., np.newaxis], tf.float32)
-    cut = features.split_network(build_model(experiment, classes))
-    operations = 2 * sum(features.multiply_adds(cut.prefix).values())
+    cut = frozen.split_network(build_model(experiment, classes))
+    operations = 2 * sum(frozen.multiply_adds(cut.prefix).values())
     say(f"{operations / 1e9:.2f} GFLOP an image before {cut.first_trained}")
 
     matrix = np.random.default_rng(0).random((side, side), np.float32)
     sides = {"matrix product": lambda: matrix @ matrix}
     for choice in EXTRACTORS:
         changed = experiment.model_copy(update=choice)
-        run, words = features.extractor(cut, changed)
+        run, words = frozen.extractor(cut, changed)
         sides[words] = lambda run=run: [run(images) for _ in range(batches)]
 
     seconds = alternate(sides, rounds)

@@ -17,10 +17,10 @@ import pandas as pd
 from _common import alternate, machine, options, say, say_head, say_row
 from sklearn.model_selection import StratifiedGroupKFold
 
-from mura_utils.manifest import admit, scan
+from mura_utils.data.manifest import admit, scan
+from mura_utils.data.sources import open_source
+from mura_utils.data.splits import split
 from mura_utils.paths import REPOSITORY
-from mura_utils.sources import open_source
-from mura_utils.splits import split
 
 _INDEX, _SPLIT, _FOLDS = "list, scan, admit", "split", "StratifiedGroupKFold"
 _PATIENCE = 60.0  # seconds

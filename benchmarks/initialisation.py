@@ -29,14 +29,15 @@ from _common import (
     workspace,
 )
 
-from mura_utils import features
-from mura_utils.evaluation import evaluate, predictions_frame
+from mura_utils import frozen
+from mura_utils.data.manifest import admit, scan
+from mura_utils.data.pixels import load_pixels
+from mura_utils.data.sources import open_source
+from mura_utils.data.splits import split
+from mura_utils.evaluation.metrics import evaluate
+from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.experiments import Experiment, load_experiment
-from mura_utils.generators import load_pixels
-from mura_utils.manifest import admit, scan
-from mura_utils.probing import linear_probe, pooled_features
-from mura_utils.sources import open_source
-from mura_utils.splits import split
+from mura_utils.network.probing import linear_probe, pooled_features
 
 _SHARES = (0.1, 1.0)
 _HEADS = {
@@ -65,7 +66,7 @@ def train_and_test(
     """Metrics of the test images after a training; `pixels` go row for row with `manifest`."""
     classes = sorted(manifest["label"].unique())
     model, _ = train(manifest, pixels, experiment, folder)
-    probabilities, _ = features.predict(model, pixels, manifest, experiment)
+    probabilities, _ = frozen.predict(model, pixels, manifest, experiment)
     held_out = manifest[manifest["split"] != "train"].reset_index(drop=True)
     predictions = predictions_frame(held_out, classes, probabilities)
     test = (held_out["split"] == "test").to_numpy()

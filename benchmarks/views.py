@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from _common import machine, options, run, say, say_head, say_row, train, workspace
 
+from mura_utils.data.manifest import admit, scan
+from mura_utils.data.pixels import load_pixels
+from mura_utils.data.sources import open_source
+from mura_utils.data.splits import split
 from mura_utils.experiments import Experiment, load_experiment
-from mura_utils.generators import load_pixels
-from mura_utils.manifest import admit, scan
-from mura_utils.sources import open_source
-from mura_utils.splits import split
 
 _SIDES = {"stored views": "on", "on the fly": "off"}
 

@@ -36,7 +36,7 @@ def run(
     overwrite: Annotated[bool, typer.Option(help="replace a run of this name")] = False,
 ) -> None:
     """Execute the notebooks of an experiment with papermill into runs/NAME/."""
-    from mura_utils.pipeline import resolve_experiment, run_experiment
+    from mura_utils.runs.pipeline import resolve_experiment, run_experiment
 
     changes = _changes(parameter or [])
     if name:
@@ -90,7 +90,9 @@ def sweep(
     Runs that agree in the parameters of 01 to 04 execute these notebooks once. The output of each
     run goes to runs/.sweep/NAME.log.
     """
-    from mura_utils.sweep import plan, ray_cluster, run_here, run_sweep, summarise
+    from mura_utils.runs.jobs import run_here, summarise
+    from mura_utils.runs.ray import ray_cluster
+    from mura_utils.runs.sweep import plan, run_sweep
 
     with_ray = use_ray or address is not None
     if not with_ray and (cpus is not None or gpus is not None):
@@ -118,8 +120,8 @@ def compare(
     ] = None,
 ) -> None:
     """Compare trained runs: experiments, best first, by mean ± standard deviation over seeds."""
-    from mura_utils import comparison
     from mura_utils.paths import write_csv
+    from mura_utils.runs import comparison
 
     folders, left_out = comparison.find_runs(runs)
     for name, reason in left_out.items():
@@ -141,9 +143,9 @@ def data_phantom(
     seed: Annotated[int, typer.Option(help="another draws others", min=0, max=2**32 - 1)] = 0,
 ) -> None:
     """Draw a phantom data set in MURA's layout."""
+    from mura_utils.data.sources import open_source
     from mura_utils.paths import data_dir, expand
-    from mura_utils.sources import open_source
-    from mura_utils.sources.phantom import draw_phantoms
+    from mura_utils.phantoms.dataset import draw_phantoms
 
     root = data_dir() / expand(folder)
     draw_phantoms(root, patients=patients, seed=seed, progress=sys.stderr.isatty())
@@ -161,9 +163,9 @@ def data_check(
 
     Status 1 when no listed image can be used.
     """
-    from mura_utils.manifest import admit, format_report, quality_report, scan
+    from mura_utils.data.manifest import admit, format_report, quality_report, scan
+    from mura_utils.data.sources import open_source
     from mura_utils.paths import data_dir, expand, resolve
-    from mura_utils.sources import open_source
 
     here = expand(folder)
     root = resolve(here) if here.exists() else data_dir() / here
@@ -213,7 +215,7 @@ def pretrain(
     workers: Annotated[int, typer.Option(help="processes that draw phantoms", min=1)] = 1,
 ) -> None:
     """Train a backbone on endless phantoms: weights for radiographs, without any data."""
-    from mura_utils.pretraining import Recipe, pretrain
+    from mura_utils.pretraining.training import Recipe, pretrain
 
     recipe = Recipe(
         backbone=backbone,

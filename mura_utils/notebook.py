@@ -20,7 +20,7 @@ from IPython.display import Markdown, display
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, validate_parameters
 from mura_utils.paths import data_dir, expand, read_json, runs_dir
-from mura_utils.record import (
+from mura_utils.runs.record import (
     NOTEBOOKS,
     begin,
     lock,

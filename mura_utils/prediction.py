@@ -15,11 +15,11 @@ import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from mura_utils.data.images import examine_image, resize
 from mura_utils.errors import UserError
-from mura_utils.images import examine_image, resize
 from mura_utils.labels import body_part, p_abnormal, probability_columns
 from mura_utils.paths import atomic_write, reading
-from mura_utils.record import require_trained
+from mura_utils.runs.record import require_trained
 
 _MARK = ("Software", "mura_utils")  # a text chunk of each overlay
 _MARKED = b"tEXt" + "\0".join(_MARK).encode()  # in a file's first bytes: that chunk comes first
@@ -54,9 +54,10 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
     _require_folder(out)
     targets = _targets(images, out)
 
-    from mura_utils.explain import contrast_target, layer_cam
-    from mura_utils.models import load_model
-    from mura_utils.plotting import overlay
+    from mura_utils.explain.maps import layer_cam
+    from mura_utils.explain.targets import contrast_target
+    from mura_utils.network.build import load_model
+    from mura_utils.plotting.heatmaps import overlay
 
     model = load_model(folder / "model.keras")
     if model.output_shape[-1] != len(classes):

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from mura_utils.data.sources.coco import decode_runs, fill_runs, read_coco
 from mura_utils.errors import UserError
-from mura_utils.sources.coco import decode_runs, fill_runs, read_coco
 
 IMAGE = {"id": 1, "file_name": "IMG1.jpg", "width": 40, "height": 30}
 CATEGORIES = [{"id": 0, "name": "fractured"}]

@@ -6,19 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mura_utils.comparison import (
-    compare,
-    differing_parameters,
-    find_runs,
-    format_table,
-    table,
-)
 from mura_utils.errors import UserError
-from mura_utils.evaluation import PREDICTION_COLUMNS, evaluate, predictions_frame
+from mura_utils.evaluation.metrics import evaluate
+from mura_utils.evaluation.predictions import PREDICTION_COLUMNS, predictions_frame
 from mura_utils.experiments import save_experiment, validate_parameters
 from mura_utils.paths import runs_dir, write_json
-from mura_utils.record import NOTEBOOKS, write_completed
 from mura_utils.report import FIG_28
+from mura_utils.runs.comparison import compare, differing_parameters, find_runs, format_table, table
+from mura_utils.runs.record import NOTEBOOKS, write_completed
 
 VAL_ACCURACY = "report_mura_image_split_val_accuracy"
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from mura_utils.cpu_kernels import use_cpu_adam, use_cpu_kernels
+from mura_utils.network.cpu_kernels import use_cpu_adam, use_cpu_kernels
 
 MAPS = np.random.default_rng(0).normal(3, 2, (6, 5, 4, 8)).astype(np.float32)
 

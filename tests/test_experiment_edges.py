@@ -19,9 +19,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mura_utils import features, models, training
+from mura_utils import frozen, training
+from mura_utils.data.manifest import admit
+from mura_utils.data.pca import compare_pca, sample_per_class
+from mura_utils.data.splits import split
 from mura_utils.errors import UserError
-from mura_utils.evaluation import evaluate, evaluate_abnormality, predictions_frame
+from mura_utils.evaluation.metrics import evaluate, evaluate_abnormality
+from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.experiments import (
     CONVOLUTIONS,
     Experiment,
@@ -32,11 +36,9 @@ from mura_utils.experiments import (
     validate_parameters,
 )
 from mura_utils.generators import Augmentation, augment
-from mura_utils.manifest import admit
+from mura_utils.network import backbones, build
 from mura_utils.notebook import data_root
-from mura_utils.pca import compare_pca, sample_per_class
-from mura_utils.pipeline import discard
-from mura_utils.splits import split
+from mura_utils.runs.pipeline import discard
 
 EXAMPLES = int(os.environ.get("MURA_FUZZ_EXAMPLES", 2))
 FUZZ = settings(
@@ -171,14 +173,14 @@ def compile_small(experiment: Experiment, chosen: pd.DataFrame, store: bool) -> 
     """Notebook 05 up to the training; without `store` no activations are computed."""
     classes = sorted(set(chosen["label"]))
     pixels = images(chosen, experiment.image_size)
-    model = models.build_model(experiment, classes)
-    assert len(models.convolution_names(model)) == CONVOLUTIONS[experiment.backbone]
-    plan = features.plan(model, chosen, experiment)
+    model = build.build_model(experiment, classes)
+    assert len(backbones.convolution_names(model)) == CONVOLUTIONS[experiment.backbone]
+    plan = frozen.plan(model, chosen, experiment)
     if plan.train is not None:
         last = plan.train.matrices(plan.train.views - 1, experiment.image_size)
         assert np.isfinite(last).all()
     if store:
-        features.extract(plan, pixels, experiment, progress=False)
+        frozen.extract(plan, pixels, experiment, progress=False)
     task = training.make_task(model, pixels, chosen, classes, experiment, plan if store else None)
     training.compile_task(task, experiment)
     batch, one_hot = next(iter(task.train(0)))
@@ -235,7 +237,7 @@ def test_the_largest_image_runs():
     size = SCHEMA["image_size"]["maximum"]
     small = {"backbone": "mobilenet", "alpha": 0.25, "weights": "none"}
     experiment = validate_parameters({"image_size": size, **small}, "edges")
-    assert models.build_model(experiment, 2).input_shape == (None, size, size, 1)
+    assert build.build_model(experiment, 2).input_shape == (None, size, size, 1)
     pixels = np.full((1, size, size, 1), 255, np.uint8)
     ranges = Augmentation.of(experiment)
     drawn = ranges.draw(1, size, np.random.default_rng(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mura_utils import features, generators, models
+from mura_utils import frozen, generators
 from mura_utils.errors import UserError
 from mura_utils.experiments import load_experiment, validate_parameters
+from mura_utils.frozen import extraction, store, use
 from mura_utils.generators import Augmentation, augment
+from mura_utils.network import build
 
 HERE = Path(__file__).parent
 CLASSES = ["Abnormal-HAND", "Normal-HAND"]
@@ -36,7 +39,7 @@ def experiment(**changes):
 
 
 def network(settings):
-    return models.build_model(settings, CLASSES)
+    return build.build_model(settings, CLASSES)
 
 
 def vivid(settings):
@@ -75,8 +78,8 @@ def radiographs(train=20, validation=7, test=5, size=32):
 def stored(settings, data, model=None):
     """A plan whose activations are all on disk."""
     pixels, manifest = data
-    chosen = features.plan(model or vivid(settings), manifest, settings)
-    features.extract(chosen, pixels, settings, progress=False)
+    chosen = frozen.plan(model or vivid(settings), manifest, settings)
+    frozen.extract(chosen, pixels, settings, progress=False)
     return chosen
 
 
@@ -93,7 +96,7 @@ CUTS = {
 
 def assert_the_parts_equal_the_whole(model, size):
     images = radiographs(6, 1, 1, size)[0][..., np.newaxis].astype("float32")
-    cut = features.split_network(model)
+    cut = frozen.split_network(model)
     activations = keras.tree.flatten(cut.prefix([images]))
     assert [tuple(tensor.shape[1:]) for tensor in activations] == cut.shapes
     assert cut.width == sum(np.prod(shape) for shape in cut.shapes)
@@ -133,7 +136,7 @@ def test_prefix_and_tail_are_the_whole_network_with_mobilenet(changes, first, sh
 
 
 def test_exp4_is_cut_at_the_maps_that_the_design_counts_with():
-    cut = features.split_network(models.build_model(load_experiment("exp4", weights="none"), 14))
+    cut = frozen.split_network(build.build_model(load_experiment("exp4", weights="none"), 14))
     assert cut.first_trained == "conv5_block14_2_conv"
     assert cut.shapes == [(7, 7, 928), (7, 7, 128)]
     assert cut.width == 51_744
@@ -142,7 +145,7 @@ def test_exp4_is_cut_at_the_maps_that_the_design_counts_with():
 
 def test_a_network_without_frozen_weights_is_not_cut():
     settings = experiment(unfreeze="all", cache_features="off")
-    assert features.split_network(network(settings)) is None
+    assert frozen.split_network(network(settings)) is None
 
 
 def test_layers_that_draw_random_numbers_stay_in_the_tail():
@@ -151,7 +154,7 @@ def test_layers_that_draw_random_numbers_stay_in_the_tail():
     x = keras.layers.Dropout(0.5, name="drop")(x)
     x = keras.layers.Conv2D(2, 1, trainable=False, name="frozen_behind")(x)
     x = keras.layers.Dense(2, name="dense")(keras.layers.Flatten()(x))
-    cut = features.split_network(keras.Model(inputs, x))
+    cut = frozen.split_network(keras.Model(inputs, x))
     assert cut.prefix.layers[-1].name == "conv"
     assert cut.first_trained == "dense"
 
@@ -164,9 +167,9 @@ def test_training_the_tail_trains_the_network_that_is_saved(tmp_path):
     labels = np.eye(2)[np.arange(20) % 2]
     tail = chosen.cut.tail
     tail.compile("sgd", "categorical_crossentropy")
-    tail.fit(features.make_dataset(chosen.train, np.arange(20), labels, 10), verbose=0)
+    tail.fit(frozen.make_dataset(chosen.train, np.arange(20), labels, 10), verbose=0)
     model.save(tmp_path / "model.keras")
-    loaded = models.load_model(tmp_path / "model.keras")
+    loaded = build.load_model(tmp_path / "model.keras")
     assert np.abs(loaded.get_layer("logits").kernel.numpy() - before).max() > 0
     for name in ("logits", "conv_pw_13"):
         saved, trained = loaded.get_layer(name).kernel, tail.get_layer(name).kernel
@@ -180,7 +183,7 @@ def test_multiply_adds_are_positions_times_kernel():
     x = keras.layers.BatchNormalization(name="norm")(x)
     x = keras.layers.Conv2D(8, 1, groups=2, name="grouped")(x)
     x = keras.layers.Dense(3, name="dense")(keras.layers.GlobalAveragePooling2D()(x))
-    assert features.multiply_adds(keras.Model(inputs, x)) == {
+    assert frozen.multiply_adds(keras.Model(inputs, x)) == {
         "conv": 8 * 6 * 8 * 9 * 4,
         "depthwise": 8 * 6 * 8 * 25,
         "grouped": 8 * 6 * 8 * 4,
@@ -202,10 +205,8 @@ def weights_file(tmp_path):
 
 
 def folders_of(settings, manifest, model=None):
-    cut = features.split_network(model or network(settings))
-    return [
-        feature_set.folder.name for feature_set in features.feature_sets(cut, manifest, settings)
-    ]
+    cut = frozen.split_network(model or network(settings))
+    return [feature_set.folder.name for feature_set in frozen.feature_sets(cut, manifest, settings)]
 
 
 def test_experiments_with_one_frozen_part_share_its_activations(weights_file):
@@ -299,11 +300,11 @@ def test_a_model_that_was_saved_finds_what_it_was_trained_on(tmp_path):
     model = network(settings)
     chosen = stored(settings, data, model)
     model.save(tmp_path / "model.keras")
-    loaded = models.load_model(tmp_path / "model.keras")
+    loaded = build.load_model(tmp_path / "model.keras")
     assert folders_of(settings, data[1], loaded) == [
         chosen.train.folder.name, chosen.held_out.folder.name
     ]  # fmt: skip
-    assert "from their stored activations" in features.predict(loaded, *data, settings)[1]
+    assert "from their stored activations" in frozen.predict(loaded, *data, settings)[1]
 
 
 # --- views --------------------------------------------------------------------------------------
@@ -341,7 +342,7 @@ def test_several_activations_lie_side_by_side_and_come_back_in_their_shapes(tmp_
     pixels, manifest = radiographs()
     chosen = stored(experiment(augment=False), (pixels, manifest), model)
     assert sorted(chosen.cut.shapes) == [(4, 4, 3), (8, 8, 2)]
-    dataset = features.make_dataset(chosen.train, np.arange(20), np.eye(20), 8)
+    dataset = frozen.make_dataset(chosen.train, np.arange(20), np.eye(20), 8)
     batches, labels = zip(*dataset, strict=True)
     rows = chosen.train.rows
     expected = chosen.cut.prefix([pixels[rows][..., None].astype("float32")])
@@ -359,11 +360,11 @@ def test_no_more_views_are_stored_than_epochs_use():
     ]  # fmt: skip
     assert [path.name for path in chosen.held_out.folder.glob("view-*")] == ["view-0.npy"]
     longer = experiment(epochs=3)
-    more = features.plan(vivid(longer), radiographs()[1], longer)
+    more = frozen.plan(vivid(longer), radiographs()[1], longer)
     assert more.train.folder == chosen.train.folder
     assert not more.train.complete
-    extraction = features.extract(more, radiographs()[0], longer, progress=False)
-    assert (extraction.computed, extraction.stored) == (20, 40 + 12)
+    extracted = frozen.extract(more, radiographs()[0], longer, progress=False)
+    assert (extracted.computed, extracted.stored) == (20, 40 + 12)
 
 
 @pytest.fixture
@@ -376,7 +377,7 @@ def numbered(tmp_path):
         values = 10 * np.arange(rows)[:, None] + view + np.zeros(width)
         np.save(folder / f"view-{view}.npy", values.astype("float16"))
     still = Augmentation(0, 0, 0, 0, 0, horizontal_flip=False)
-    return features.FeatureSet(folder, np.arange(rows), [(2, 2, 1)], still, 4, 0, {})
+    return frozen.FeatureSet(folder, np.arange(rows), [(2, 2, 1)], still, 4, 0, {})
 
 
 def passes(dataset, count):
@@ -390,7 +391,7 @@ def passes(dataset, count):
 
 
 def test_as_many_iterations_as_views_show_each_view_of_each_image_once(numbered):
-    dataset = features.make_dataset(numbered, np.arange(13), np.eye(13), 5, shuffle=True, seed=3)
+    dataset = frozen.make_dataset(numbered, np.arange(13), np.eye(13), 5, shuffle=True, seed=3)
     assert dataset.cardinality() == 3
     iterations = passes(dataset, 8)
     for images, _, of_batches in iterations:
@@ -400,7 +401,7 @@ def test_as_many_iterations_as_views_show_each_view_of_each_image_once(numbered)
         pairs = {pair for images, views, _ in four for pair in zip(images, views, strict=True)}
         assert pairs == {(image, view) for image in range(13) for view in range(4)}
     seeds = [
-        passes(features.make_dataset(numbered, np.arange(13), np.eye(13), 13, seed=seed), 1)[0][1]
+        passes(frozen.make_dataset(numbered, np.arange(13), np.eye(13), 13, seed=seed), 1)[0][1]
         for seed in (0, 0, 1)
     ]
     assert seeds[0].tolist() == seeds[1].tolist() != seeds[2].tolist()
@@ -410,7 +411,7 @@ def test_order_and_labels_are_those_of_the_pixels_data_set(numbered):
     positions = np.array([12, 3, 7, 0, 9, 4, 11])
     pixels = np.broadcast_to(np.arange(13, dtype=np.uint8)[:, None, None], (13, 4, 4))
     options = {"batch_size": 3, "shuffle": True, "seed": 5}
-    ours = features.make_dataset(numbered, positions, np.eye(13), **options)
+    ours = frozen.make_dataset(numbered, positions, np.eye(13), **options)
     theirs = generators.make_dataset(pixels, positions, np.eye(13), **options)
     orders = []
     for _ in range(3):
@@ -423,7 +424,7 @@ def test_order_and_labels_are_those_of_the_pixels_data_set(numbered):
         assert labels.tolist() == labels_of_theirs.tolist()
         orders.append(images.tolist())
     assert orders[0] != orders[1]
-    in_order = features.make_dataset(numbered, positions, np.eye(13), 3)
+    in_order = frozen.make_dataset(numbered, positions, np.eye(13), 3)
     read = [(a[0].numpy()[:, 0, 0, 0] // 10, y.numpy().argmax(axis=1)) for a, y in in_order]
     for column in zip(*read, strict=True):
         assert np.concatenate(column).tolist() == positions.tolist()
@@ -431,7 +432,7 @@ def test_order_and_labels_are_those_of_the_pixels_data_set(numbered):
 
 def test_a_data_set_can_begin_at_any_iteration(numbered):
     def dataset(first):
-        return features.make_dataset(
+        return frozen.make_dataset(
             numbered, np.arange(13), np.eye(13), 5, shuffle=True, seed=1, first_iteration=first
         )
 
@@ -451,12 +452,12 @@ def test_reading_marks_a_set_as_used(numbered):
 
 # --- interruptions ------------------------------------------------------------------------------
 
-MANY = {"train": 5 * features._BATCH + 9, "validation": 20, "test": 20}
+MANY = {"train": 5 * extraction._BATCH + 9, "validation": 20, "test": 20}
 
 
 def extract_slowly(seconds):
     """In a process of its own: the extraction of `undisturbed`, with a pause before each batch."""
-    extractor = features.extractor
+    extractor = frozen.extractor
 
     def slow_extractor(*args):
         run, computed_by = extractor(*args)
@@ -467,11 +468,11 @@ def extract_slowly(seconds):
 
         return after_a_pause, computed_by
 
-    features.extractor = slow_extractor
+    frozen.extractor = slow_extractor
     settings = experiment(views=2)
     pixels, manifest = radiographs(**MANY)
-    chosen = features.plan(vivid(settings), manifest, settings)
-    print(features.extract(chosen, pixels, settings, progress=False).computed, flush=True)
+    chosen = frozen.plan(vivid(settings), manifest, settings)
+    print(frozen.extract(chosen, pixels, settings, progress=False).computed, flush=True)
 
 
 def extract_slowly_in_two_processes(seconds):
@@ -511,12 +512,12 @@ def undisturbed(tmp_path_factory):
 def test_a_killed_extraction_goes_on_and_gives_the_same_bytes(folders, undisturbed):
     settings = experiment(views=2)
     pixels, manifest = radiographs(**MANY)
-    chosen = features.plan(vivid(settings), manifest, settings)
+    chosen = frozen.plan(vivid(settings), manifest, settings)
     partial = chosen.train.partial(1)
     row = chosen.train.width * 2
     process = python("t.extract_slowly(0.4)")
     deadline = time.monotonic() + 120
-    while not partial.exists() or partial.stat().st_size < 2 * features._BATCH * row:
+    while not partial.exists() or partial.stat().st_size < 2 * extraction._BATCH * row:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -525,15 +526,15 @@ def test_a_killed_extraction_goes_on_and_gives_the_same_bytes(folders, undisturb
 
     assert not chosen.train.complete
     assert chosen.train.path(0).is_file()
-    halfway = features.plan(vivid(settings), manifest, settings)
+    halfway = frozen.plan(vivid(settings), manifest, settings)
     assert halfway.train.folder == chosen.train.folder, "one key in all processes"
-    extraction = features.extract(halfway, pixels, settings, progress=False)
+    extracted = frozen.extract(halfway, pixels, settings, progress=False)
     total = 2 * MANY["train"] + 40
-    assert extraction.stored >= MANY["train"] + 2 * features._BATCH
-    assert extraction.stored % features._BATCH == MANY["train"] % features._BATCH
-    assert extraction.computed == total - extraction.stored > 0
+    assert extracted.stored >= MANY["train"] + 2 * extraction._BATCH
+    assert extracted.stored % extraction._BATCH == MANY["train"] % extraction._BATCH
+    assert extracted.computed == total - extracted.stored > 0
     assert contents(folders / "cache") == undisturbed
-    assert str(extraction.stored) in extraction.sentence.replace(",", "")
+    assert str(extracted.stored) in extracted.sentence.replace(",", "")
 
 
 def test_a_view_torn_at_any_place_is_completed_to_the_same_bytes(folders, undisturbed):
@@ -542,7 +543,7 @@ def test_a_view_torn_at_any_place_is_completed_to_the_same_bytes(folders, undist
     chosen = stored(settings, data)
     whole = chosen.train.path(1).read_bytes()
     header = len(whole) - MANY["train"] * chosen.train.width * 2
-    batch = features._BATCH * chosen.train.width * 2
+    batch = extraction._BATCH * chosen.train.width * 2
     for size, kept in (
         (0, 0),
         (5, 0),
@@ -554,24 +555,24 @@ def test_a_view_torn_at_any_place_is_completed_to_the_same_bytes(folders, undist
     ):
         chosen.train.path(1).unlink()
         chosen.train.partial(1).write_bytes(whole[:size])
-        extraction = features.extract(chosen, data[0], settings, progress=False)
-        assert extraction.computed == MANY["train"] - kept * features._BATCH, size
+        extracted = frozen.extract(chosen, data[0], settings, progress=False)
+        assert extracted.computed == MANY["train"] - kept * extraction._BATCH, size
         assert contents(folders / "cache") == undisturbed, size
 
 
 def test_what_is_stored_already_is_not_computed_again(monkeypatch):
     settings, data = experiment(), radiographs()
     chosen = stored(settings, data)
-    monkeypatch.setattr(features, "extractor", lambda *_: pytest.fail("computed again"))
-    extraction = features.extract(chosen, data[0], settings, progress=False)
-    assert (extraction.computed, extraction.stored) == (0, 3 * 20 + 12)
+    monkeypatch.setattr(extraction, "extractor", lambda *_: pytest.fail("computed again"))
+    extracted = frozen.extract(chosen, data[0], settings, progress=False)
+    assert (extracted.computed, extracted.stored) == (0, 3 * 20 + 12)
 
 
 def test_a_plan_that_is_off_stores_nothing(folders):
     settings = experiment(cache_features="off")
-    chosen = features.plan(network(settings), radiographs()[1], settings)
-    extraction = features.extract(chosen, radiographs()[0], settings, progress=False)
-    assert extraction.computed == extraction.stored == 0
+    chosen = frozen.plan(network(settings), radiographs()[1], settings)
+    extracted = frozen.extract(chosen, radiographs()[0], settings, progress=False)
+    assert extracted.computed == extracted.stored == 0
     assert not list((folders / "cache").rglob("view*"))
 
 
@@ -586,16 +587,16 @@ def test_two_processes_share_the_work_of_one_set(folders, undisturbed):
 
 def test_a_disk_that_fills_up_leaves_no_view_that_looks_whole():
     settings, data = experiment(views=1), radiographs()
-    chosen = features.plan(network(settings), data[1], settings)
+    chosen = frozen.plan(network(settings), data[1], settings)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (chosen.train.bytes_needed - 100, limits[1]))
     try:
         with pytest.raises(OSError):
-            features.extract(chosen, data[0], settings, progress=False)
+            frozen.extract(chosen, data[0], settings, progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not chosen.train.complete
-    features.extract(chosen, data[0], settings, progress=False)
+    frozen.extract(chosen, data[0], settings, progress=False)
     assert chosen.train.load()[0].shape == (20, chosen.train.width)
 
 
@@ -603,8 +604,8 @@ def test_a_disk_that_fills_up_leaves_no_view_that_looks_whole():
 
 
 def free(monkeypatch, count):
-    usage = features.shutil.disk_usage("/")._replace(free=count)
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: usage)
+    usage = shutil.disk_usage("/")._replace(free=count)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
 
 
 def one_sentence(error):
@@ -616,7 +617,7 @@ def test_auto_is_off_where_nothing_is_frozen():
     _, manifest = radiographs()
     model = network(experiment(unfreeze="all", cache_features="off"))
     for choice in ("auto", "off"):
-        chosen = features.plan(model, manifest, experiment(unfreeze="all", cache_features=choice))
+        chosen = frozen.plan(model, manifest, experiment(unfreeze="all", cache_features=choice))
         assert not chosen.on
         assert chosen.cut is chosen.train is chosen.held_out is None
         assert chosen.sentence == f"`cache_features: {choice}`: off, because nothing is frozen."
@@ -626,50 +627,50 @@ def test_auto_is_off_where_little_is_frozen_and_on_is_obeyed():
     _, manifest = radiographs()
     settings = experiment(unfreeze=9)
     model = network(settings)
-    share = features.split_network(model).frozen_share
+    share = frozen.split_network(model).frozen_share
     assert share < 0.5
-    auto = features.plan(model, manifest, experiment(unfreeze=9, cache_features="auto"))
+    auto = frozen.plan(model, manifest, experiment(unfreeze=9, cache_features="auto"))
     assert not auto.on
     assert f"off, because only {share:.1%} of the multiply-adds lie before" in auto.sentence
-    assert features.plan(model, manifest, settings).on
+    assert frozen.plan(model, manifest, settings).on
 
 
 def test_auto_is_on_where_most_is_frozen_and_off_is_obeyed():
     _, manifest = radiographs()
     model = network(experiment())
-    auto = features.plan(model, manifest, experiment(cache_features="auto"))
+    auto = frozen.plan(model, manifest, experiment(cache_features="auto"))
     assert auto.on
     assert "`cache_features: auto`: on, because 6" in auto.sentence
     assert "lie before `conv_pw_9`" in auto.sentence
-    off = features.plan(model, manifest, experiment(cache_features="off"))
+    off = frozen.plan(model, manifest, experiment(cache_features="off"))
     assert not off.on
     assert "off, although 6" in off.sentence
 
 
 def test_the_disk_decides_by_what_is_still_to_be_written(monkeypatch):
-    data = radiographs(train=2 * features._BATCH)
+    data = radiographs(train=2 * extraction._BATCH)
     auto, on = experiment(cache_features="auto"), experiment()
     model = network(on)
-    chosen = features.plan(model, data[1], on)
+    chosen = frozen.plan(model, data[1], on)
     needed = chosen.train.bytes_needed + chosen.held_out.bytes_needed
-    monkeypatch.setattr(features, "_size", lambda count: f"{count} B")
+    monkeypatch.setattr(store, "_size", lambda count: f"{count} B")
 
     free(monkeypatch, needed)
-    roomy = features.plan(model, data[1], on)
+    roomy = frozen.plan(model, data[1], on)
     assert roomy.on
     assert f": {needed} B, of which {needed} B are still to be made" in roomy.sentence
-    narrow = features.plan(model, data[1], auto)
+    narrow = frozen.plan(model, data[1], auto)
     assert not narrow.on
     assert "off, because of the disk: 3 view(s) of 128 training images" in narrow.sentence
     assert f"and {needed} B are free" in narrow.sentence
     free(monkeypatch, needed - 1)
     with pytest.raises(UserError, match=f"need {needed} B more and .* has {needed - 1} B") as error:
-        features.plan(model, data[1], on)
+        frozen.plan(model, data[1], on)
     assert one_sentence(error)
 
     free(monkeypatch, int(needed / 0.9) + 1)
-    assert features.plan(model, data[1], auto).on
-    features.extract(chosen, data[0], on, progress=False)
+    assert frozen.plan(model, data[1], auto).on
+    frozen.extract(chosen, data[0], on, progress=False)
     view = chosen.train.path(2)
     view.rename(chosen.train.partial(2))
     row = chosen.train.width * 2
@@ -677,13 +678,13 @@ def test_the_disk_decides_by_what_is_still_to_be_written(monkeypatch):
         chosen.train.partial(2), view.parent.joinpath("view-0.npy").stat().st_size - 30 * row
     )
     free(monkeypatch, 40 * row)
-    almost = features.plan(model, data[1], auto)
+    almost = frozen.plan(model, data[1], auto)
     assert almost.on
     headers = 128 * (3 + 1)
     missing = int(almost.sentence.split("of which ")[1].split()[0])
     assert 0 <= 30 * row - missing <= headers
     free(monkeypatch, 20 * row)
-    assert not features.plan(model, data[1], auto).on
+    assert not frozen.plan(model, data[1], auto).on
 
 
 def test_the_size_that_is_named_is_the_size_that_is_written():
@@ -705,9 +706,9 @@ def test_an_activation_beyond_float16_is_one_sentence(factor):
     model.get_layer("conv_pw_13_relu").max_value = None  # MobileNet's activations end at 6
     gamma = model.get_layer("conv_pw_13_bn").gamma
     gamma.assign(gamma * factor)
-    chosen = features.plan(model, manifest, settings)
+    chosen = frozen.plan(model, manifest, settings)
     with pytest.raises(UserError, match=r"larger than float16 can hold \(65504\)") as error:
-        features.extract(chosen, pixels, settings, progress=False)
+        frozen.extract(chosen, pixels, settings, progress=False)
     assert one_sentence(error)
     assert not list(chosen.train.folder.glob("*.npy"))
 
@@ -715,9 +716,9 @@ def test_an_activation_beyond_float16_is_one_sentence(factor):
 def test_openvino_that_is_not_installed_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     settings, data = experiment(extractor="openvino"), radiographs()
-    chosen = features.plan(network(settings), data[1], settings)
+    chosen = frozen.plan(network(settings), data[1], settings)
     with pytest.raises(UserError, match=r"needs OpenVINO: pip install") as error:
-        features.extract(chosen, data[0], settings, progress=False)
+        frozen.extract(chosen, data[0], settings, progress=False)
     assert "extractor = tensorflow" in str(error.value)
 
 
@@ -728,10 +729,10 @@ def test_openvino_gives_the_activations_of_tensorflow():
     sets, predictions, words = [], [], []
     for extractor in ("tensorflow", "openvino"):
         settings = experiment(extractor=extractor)
-        chosen = features.plan(model, data[1], settings)
-        words.append(features.extract(chosen, data[0], settings, progress=False).computed_by)
+        chosen = frozen.plan(model, data[1], settings)
+        words.append(frozen.extract(chosen, data[0], settings, progress=False).computed_by)
         sets.append([*chosen.train.load(), *chosen.held_out.load()])
-        predictions.append(features.predict(model, *data, settings)[0])
+        predictions.append(frozen.predict(model, *data, settings)[0])
     assert words == ["TensorFlow float32", "OpenVINO f32"]
     for ours, theirs in zip(*sets, strict=True):
         np.testing.assert_allclose(theirs, ours.astype("f4"), rtol=4 * HALF, atol=1e-3)
@@ -747,9 +748,9 @@ def test_openvino_computes_in_bfloat16_where_the_processor_can():
     data = radiographs()
     settings = experiment(extractor="openvino", precision="mixed", views=1)
     model = vivid(settings)
-    chosen = features.plan(model, data[1], settings)
-    extraction = features.extract(chosen, data[0], settings, progress=False)
-    assert extraction.computed_by == ("OpenVINO bf16" if has_it else "OpenVINO f32")
+    chosen = frozen.plan(model, data[1], settings)
+    extracted = frozen.extract(chosen, data[0], settings, progress=False)
+    assert extracted.computed_by == ("OpenVINO bf16" if has_it else "OpenVINO f32")
     plain = stored(experiment(), data, model)
     ours, theirs = (s.held_out.load()[0].astype("f4") for s in (plain, chosen))
     error = np.abs(theirs - ours).mean() / ours.mean()
@@ -768,12 +769,12 @@ def test_predictions_say_whether_they_come_from_stored_activations():
     expected = model.predict(pixels[held_out][..., None], verbose=0)
     assert np.ptp(expected[:, 0]) > 0.01
 
-    probabilities, sentence = features.predict(model, *data, settings)
+    probabilities, sentence = frozen.predict(model, *data, settings)
     assert sentence == "12 images through the whole network."
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
 
     chosen = stored(settings, data, model)
-    probabilities, sentence = features.predict(model, *data, settings)
+    probabilities, sentence = frozen.predict(model, *data, settings)
     assert sentence.startswith("12 images from their stored activations (tensorflow, float32).")
     np.testing.assert_allclose(probabilities, expected, atol=2e-3)
     (view,) = chosen.held_out.load()
@@ -782,9 +783,9 @@ def test_predictions_say_whether_they_come_from_stored_activations():
         probabilities, chosen.cut.tail.predict(activations, verbose=0), atol=1e-6
     )
     whole = "12 images through the whole network."
-    assert features.predict(model, *data, experiment(cache_features="off"))[1] == whole
+    assert frozen.predict(model, *data, experiment(cache_features="off"))[1] == whole
     others = manifest.assign(sha256=manifest["sha256"] + "0")
-    assert features.predict(model, pixels, others, settings)[1] == whole
+    assert frozen.predict(model, pixels, others, settings)[1] == whole
 
 
 def test_the_largest_difference_is_that_of_any_probability():
@@ -794,7 +795,7 @@ def test_the_largest_difference_is_that_of_any_probability():
     held_out = chosen.held_out
 
     def difference(images):
-        return features.largest_difference(held_out, chosen.cut, model, data[0], images)
+        return frozen.largest_difference(held_out, chosen.cut, model, data[0], images)
 
     assert 0 < difference(12) < 2e-3
     view = np.load(held_out.path(0), mmap_mode="r+")
@@ -811,7 +812,7 @@ def test_predictions_do_not_make_the_difference_smaller_than_it_is(monkeypatch):
     settings, data = experiment(), radiographs()
     model = vivid(settings)
     stored(settings, data, model)
-    monkeypatch.setattr(features, "largest_difference", lambda *_: 0.1466)
-    sentence = features.predict(model, *data, settings)[1]
+    monkeypatch.setattr(use, "largest_difference", lambda *_: 0.1466)
+    sentence = frozen.predict(model, *data, settings)[1]
     assert "12 of them" in sentence
     assert 0.146 < float(sentence.rstrip(".").split()[-1]) < 0.21

@@ -8,11 +8,11 @@ import pytest
 from mura_tree import png
 from PIL import ExifTags, Image
 
+from mura_utils.data.images import read_image
+from mura_utils.data.manifest import admit, quality_report, scan
+from mura_utils.data.sources import LISTING_COLUMNS, load_mask, open_source
+from mura_utils.data.sources.fracatlas import ANNOTATIONS
 from mura_utils.errors import UserError
-from mura_utils.images import read_image
-from mura_utils.manifest import admit, quality_report, scan
-from mura_utils.sources import LISTING_COLUMNS, load_mask, open_source
-from mura_utils.sources.fracatlas import ANNOTATIONS
 
 HEADER = "image_id,hand,leg,hip,shoulder,mixed,hardware,fractured,frontal"
 ROWS = [  # hand, leg, hip, shoulder, mixed, hardware, fractured, frontal

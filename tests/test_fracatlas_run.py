@@ -7,7 +7,7 @@ import pytest
 from mura_utils.experiments import load_experiment
 from mura_utils.notebook import read_table
 from mura_utils.paths import read_json
-from mura_utils.pipeline import run_experiment
+from mura_utils.runs.pipeline import run_experiment
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from mura_utils import generators
+from mura_utils.data import pixels as data_pixels
+from mura_utils.data.images import ImageFault, read_image, resize
+from mura_utils.data.pixels import load_pixels
 from mura_utils.errors import UserError
-from mura_utils.generators import Augmentation, augment, load_pixels, make_dataset
-from mura_utils.images import ImageFault, read_image, resize
+from mura_utils.generators import Augmentation, augment, make_dataset
 from mura_utils.report import AUGMENTATION
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -179,7 +181,7 @@ def test_pixels_are_decoded_once_in_the_order_of_the_manifest(
     with pytest.raises(ValueError, match="read-only"):
         pixels[0] = 0
     monkeypatch.setattr(
-        generators, "read_hashed_image", lambda path: pytest.fail(f"{path} read again")
+        data_pixels, "read_hashed_image", lambda path: pytest.fail(f"{path} read again")
     )
     np.testing.assert_array_equal(load_pixels(root, manifest, 32, cache, progress=False), pixels)
     assert len(list(cache.iterdir())) == 1
@@ -225,8 +227,8 @@ def test_a_file_that_cannot_be_decoded_is_an_image_fault(folder, tmp_path):
 
 def test_a_full_disk_is_said_before_anything_is_written(folder, tmp_path, monkeypatch):
     root, manifest = folder
-    usage = generators.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(generators.shutil, "disk_usage", lambda _: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="pixel cache needs"):
         load_pixels(root, manifest, 32, tmp_path / "cache", progress=False)
     assert not list((tmp_path / "cache").iterdir())

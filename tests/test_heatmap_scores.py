@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mura_utils.errors import UserError
-from mura_utils.heatmap_scores import energy_in_mask, pointing_game, score_heatmaps
+from mura_utils.explain.scores import energy_in_mask, pointing_game, score_heatmaps
 
 MASK = np.zeros((8, 10), bool)
 MASK[2:4, 5:9] = True

@@ -15,9 +15,8 @@ import pytest
 from mura_tree import png
 from PIL import Image, PngImagePlugin
 
-from mura_utils import images
-from mura_utils.errors import UserError
-from mura_utils.images import (
+from mura_utils.data import images
+from mura_utils.data.images import (
     FAULTS,
     MAX_BYTES,
     MIN_SIDE,
@@ -28,7 +27,8 @@ from mura_utils.images import (
     read_image,
     resize,
 )
-from mura_utils.sources.phantom import BODY_PARTS, draw_radiograph
+from mura_utils.errors import UserError
+from mura_utils.phantoms.dataset import BODY_PARTS, draw_radiograph
 
 RAMP = np.tile(np.arange(0, 240, 5, dtype=np.uint8), (40, 1))  # (40, 48)
 
@@ -419,7 +419,7 @@ def test_no_warning_of_pillow_reaches_the_terminal(tmp_path):
         "palette.png": encode(palette, transparency=bytes(range(256))),
         "no.png": b"\x89PNG\r\n\x1a\n and nothing else",
     }
-    code = "import sys; from mura_utils.images import ImageFault, inspect_image\n"
+    code = "import sys; from mura_utils.data.images import ImageFault, inspect_image\n"
     code += "for path in sys.argv[1:]:\n try: inspect_image(path)\n"
     code += " except ImageFault as fault: print(fault.kind)\n"
     for name, content in contents.items():

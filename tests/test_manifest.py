@@ -6,10 +6,10 @@ import pytest
 from mura_tree import image_paths, png, tiny_rows, write_tree
 from PIL import Image
 
+from mura_utils.data.images import FAULTS
+from mura_utils.data.manifest import admit, format_report, quality_report, scan
+from mura_utils.data.sources import LISTING_COLUMNS, open_source
 from mura_utils.errors import UserError
-from mura_utils.images import FAULTS
-from mura_utils.manifest import admit, format_report, quality_report, scan
-from mura_utils.sources import LISTING_COLUMNS, open_source
 
 MEASURED = ("width", "height", "mode", "sha256", "mean", "std")
 

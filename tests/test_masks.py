@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
+from mura_utils.data.sources.coco import AnnotatedImage, Fracture
+from mura_utils.data.sources.masks import (
+    Fit,
+    Header,
+    describe_fit,
+    draw,
+    fit,
+    read_header,
+    read_mask,
+)
 from mura_utils.errors import UserError
-from mura_utils.sources.coco import AnnotatedImage, Fracture
-from mura_utils.sources.masks import Fit, Header, describe_fit, draw, fit, read_header, read_mask
 
 WIDTH, HEIGHT = 80, 50
 BLOB = (slice(6, 16), slice(50, 74))  # rows, columns: off the centre, and not square

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from mura_utils import models, report
+from mura_utils import report
 from mura_utils.errors import UserError
 from mura_utils.experiments import load_experiment, validate_parameters
 from mura_utils.layers import attention_heads, squeeze_excite
+from mura_utils.network import backbones, build
 
 SMALL = {"backbone": "mobilenet", "alpha": 0.25, "image_size": 64, "weights": "none"}
 
@@ -20,18 +21,18 @@ def small(**changes):
 
 
 def test_exp1_has_the_reports_parameter_counts():
-    model = models.build_model(load_experiment("exp1", weights="none"), 14)
-    assert models.parameter_counts(model) == tuple(report.FIG_15.values())
+    model = build.build_model(load_experiment("exp1", weights="none"), 14)
+    assert build.parameter_counts(model) == tuple(report.FIG_15.values())
 
 
 def test_exp6_has_the_reports_parameter_counts_with_every_layer_trainable():
-    model = models.build_model(load_experiment("exp6", weights="none", unfreeze="all"), 14)
-    assert models.parameter_counts(model) == tuple(report.FIG_16.values())
+    model = build.build_model(load_experiment("exp6", weights="none", unfreeze="all"), 14)
+    assert build.parameter_counts(model) == tuple(report.FIG_16.values())
 
 
 def test_the_last_five_convolutions_of_densenet121_are_the_reports():
-    model = models.build_model(load_experiment("exp6", weights="none"), 14)
-    convolutions = models.convolution_names(model)
+    model = build.build_model(load_experiment("exp6", weights="none"), 14)
+    convolutions = backbones.convolution_names(model)
     assert len(convolutions) == 120
     trainable = [name for name in convolutions if model.get_layer(name).trainable]
     assert trainable == convolutions[-5:]
@@ -41,7 +42,7 @@ def test_the_last_five_convolutions_of_densenet121_are_the_reports():
 
 
 def test_frozen_batch_normalisation_keeps_its_statistics_in_training():
-    model = models.build_model(small(unfreeze=1), 3)
+    model = build.build_model(small(unfreeze=1), 3)
     frozen, trained = model.get_layer("conv1_bn"), model.get_layer("conv_pw_13_bn")
     before = [np.array(layer.moving_mean) for layer in (frozen, trained)]
     model(np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 1)).astype("float32"), training=True)
@@ -50,7 +51,7 @@ def test_frozen_batch_normalisation_keeps_its_statistics_in_training():
 
 
 def test_the_saved_model_takes_grey_values_and_needs_nothing_of_ours(tmp_path):
-    model = models.build_model(small(), ["a", "b", "c"])
+    model = build.build_model(small(), ["a", "b", "c"])
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 1)).astype("float32")
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
@@ -61,7 +62,7 @@ def test_the_saved_model_takes_grey_values_and_needs_nothing_of_ours(tmp_path):
 
 @pytest.mark.parametrize("backbone", ["densenet121", "mobilenet"])
 def test_scaling_inside_equals_the_backbones_own_preprocessing(backbone):
-    model = models.build_model(small(backbone=backbone, alpha=1, scaling="backbone"), 3)
+    model = build.build_model(small(backbone=backbone, alpha=1, scaling="backbone"), 3)
     scaled = keras.Model(model.input, model.get_layer("scaling").output)
     grey = np.linspace(0, 255, 64 * 64).reshape(1, 64, 64, 1).astype("float32")
     module = (
@@ -72,8 +73,8 @@ def test_scaling_inside_equals_the_backbones_own_preprocessing(backbone):
 
 
 def test_exp5_is_exp6_without_squeeze_and_excite():
-    with_gate = {layer.name for layer in models.build_model(small(), 3).layers}
-    without = {layer.name for layer in models.build_model(small(squeeze_excite=False), 3).layers}
+    with_gate = {layer.name for layer in build.build_model(small(), 3).layers}
+    without = {layer.name for layer in build.build_model(small(squeeze_excite=False), 3).layers}
     assert with_gate - without == {
         "squeeze", "excite_reduce", "excite_expand", "excite", "squeeze_excite",
     }  # fmt: skip
@@ -81,7 +82,7 @@ def test_exp5_is_exp6_without_squeeze_and_excite():
 
 def test_no_two_dropouts_drop_the_same_units():
     networks = [
-        models.build_model(small(head="attention", dropout=[0.1] * 5, seed=seed), 14)
+        build.build_model(small(head="attention", dropout=[0.1] * 5, seed=seed), 14)
         for seed in (0, 1)
     ]
     seeds = [
@@ -104,7 +105,7 @@ def test_squeeze_excite_scales_channels_and_attention_scales_positions():
 
 def test_a_weights_path_that_is_no_file_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.h5 is no file; give phantom, imagenet, none"):
-        models.build_model(small(weights=str(tmp_path / "nowhere.h5")), 3)
+        build.build_model(small(weights=str(tmp_path / "nowhere.h5")), 3)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
@@ -113,29 +114,29 @@ def test_weights_of_another_network_are_refused(tmp_path):
     )
     other.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(UserError, match="does not fit mobilenet"):
-        models.build_model(small(weights=str(tmp_path / "other.weights.h5")), 3)
+        build.build_model(small(weights=str(tmp_path / "other.weights.h5")), 3)
 
 
 def test_no_network_is_one_sentence_that_says_how_to_bring_a_file(monkeypatch):
     def fail(*args, **kwargs):
         raise Exception("URL fetch failure on the-address: None -- no network")
 
-    monkeypatch.setitem(models.BACKBONES, "mobilenet", fail)
+    monkeypatch.setitem(backbones.BACKBONES, "mobilenet", fail)
     with pytest.raises(UserError, match=r"could not be downloaded .*the-address.*weights=<path>"):
-        models.build_model(small(weights="imagenet"), 3)
+        build.build_model(small(weights="imagenet"), 3)
 
 
 def test_real_imagenet_weights_load(shared):
     path = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
-    model = models.build_model(small(weights=str(path), image_size=224), 8)
-    other = models.build_model(small(image_size=224), 8)
+    model = build.build_model(small(weights=str(path), image_size=224), 8)
+    other = build.build_model(small(image_size=224), 8)
     first = [np.array(m.get_layer("conv1").kernel) for m in (model, other)]
     assert np.abs(first[0] - first[1]).max() > 0.1
-    assert model.get_layer(models.FEATURES).output.shape == (None, 7, 7, 256)
+    assert model.get_layer(backbones.FEATURES).output.shape == (None, 7, 7, 256)
 
 
 def test_mixed_precision_computes_in_float16_and_only_there():
-    model = models.build_model(small(), 3, dtype_policy="mixed_float16")
+    model = build.build_model(small(), 3, dtype_policy="mixed_float16")
     dtypes = {layer.name: layer.compute_dtype for layer in model.layers}
     assert {dtypes[name] for name in ("conv1", "conv_pw_13", "attention_0", "logits")} == {
         "float16"
@@ -144,20 +145,20 @@ def test_mixed_precision_computes_in_float16_and_only_there():
     assert {weight.dtype for weight in model.weights} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"
     with pytest.raises(UserError):
-        models.build_model(small(weights="nowhere.h5"), 3, dtype_policy="mixed_float16")
+        build.build_model(small(weights="nowhere.h5"), 3, dtype_policy="mixed_float16")
     assert keras.config.dtype_policy().name == "float32"
-    assert {layer.compute_dtype for layer in models.build_model(small(), 3).layers} == {"float32"}
+    assert {layer.compute_dtype for layer in build.build_model(small(), 3).layers} == {"float32"}
 
 
 @pytest.mark.parametrize("head", ["attention", "dense"])
 def test_a_mixed_network_in_float32_is_the_float32_network_with_its_weights(head, tmp_path):
     settings = small(unfreeze=2, head=head, dropout=[0.1] * (5 if head == "attention" else 1))
-    mixed = models.build_model(settings, 3, dtype_policy="mixed_float16")
+    mixed = build.build_model(settings, 3, dtype_policy="mixed_float16")
     rng = np.random.default_rng(0)
     mixed.set_weights([rng.uniform(0.01, 0.2, weight.shape) for weight in mixed.weights])
-    plain = models.build_model(settings, 3)
+    plain = build.build_model(settings, 3)
     plain.set_weights(mixed.get_weights())
-    twin = models.in_float32(mixed)
+    twin = build.in_float32(mixed)
     assert {layer.compute_dtype for layer in twin.layers} == {"float32"}
     assert mixed.get_layer("logits").compute_dtype == "float16", "the network itself stays"
     for ours, theirs in zip(twin.layers, plain.layers, strict=True):
@@ -169,15 +170,15 @@ def test_a_mixed_network_in_float32_is_the_float32_network_with_its_weights(head
     assert len(twin.losses) == len(plain.losses) > 0
     images = rng.uniform(0, 255, (2, 64, 64, 1)).astype("float32")
     twin.save(tmp_path / "model.keras")
-    loaded = models.load_model(tmp_path / "model.keras")
+    loaded = build.load_model(tmp_path / "model.keras")
     expected = plain(images)
     for model in (twin, loaded):
         np.testing.assert_allclose(model(images), expected, atol=1e-6)
 
 
 def test_a_float32_network_in_float32_is_itself():
-    model = models.build_model(small(), 3)
-    assert models.in_float32(model) is model
+    model = build.build_model(small(), 3)
+    assert build.in_float32(model) is model
 
 
 def rewrite(path, change, version="99.1.0"):
@@ -207,7 +208,7 @@ def test_a_model_of_another_keras_is_a_sentence_with_both_versions(tmp_path, cha
     keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(path)
     rewrite(path, change)
     with pytest.raises(UserError) as caught:
-        models.load_model(path)
+        build.load_model(path)
     sentence = str(caught.value)
     assert f"{path}, saved by Keras 99.1.0, cannot be read by Keras {keras.__version__}" in sentence
     assert "\n" not in sentence and "05_modeling" in sentence
@@ -217,16 +218,16 @@ def test_what_is_no_whole_model_is_a_sentence(tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(b"PK\x03\x04 half")
     with pytest.raises(UserError, match=r"model\.keras, which is no whole Keras file, cannot"):
-        models.load_model(path)
+        build.load_model(path)
     with pytest.raises(UserError, match=r"nowhere\.keras is missing"):
-        models.load_model(tmp_path / "nowhere.keras")
+        build.load_model(tmp_path / "nowhere.keras")
 
 
 def test_a_card_without_its_digest_is_a_sentence(tmp_path):
     experiment = small(scaling="backbone")
-    backbone = models.build_backbone(experiment, 64)[1]
-    models.save_weights(backbone.weights, tmp_path / "own.npz")
+    backbone = backbones.build_backbone(experiment, 64)[1]
+    backbones.save_weights(backbone.weights, tmp_path / "own.npz")
     for card in ({}, [], "card"):
         (tmp_path / "own.json").write_text(json.dumps(card))
         with pytest.raises(UserError, match=r"own\.json does not hold what this version writes"):
-            models.build_model(small(weights=str(tmp_path / "own.npz")), 4)
+            build.build_model(small(weights=str(tmp_path / "own.npz")), 4)

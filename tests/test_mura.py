@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from mura_tree import image_paths, png, real_rows, tiny_rows, write_tree
 
+from mura_utils.data.manifest import admit, quality_report, scan
+from mura_utils.data.sources import LISTING_COLUMNS, load_mask, open_source
+from mura_utils.data.sources.mura import list_mura
 from mura_utils.errors import UserError
-from mura_utils.manifest import admit, quality_report, scan
-from mura_utils.sources import LISTING_COLUMNS, load_mask, open_source
-from mura_utils.sources.mura import list_mura
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from mura_utils.data.pca import compare_pca, sample_per_class
 from mura_utils.errors import UserError
-from mura_utils.pca import compare_pca, sample_per_class
 
 
 def low_rank(images: int, seed: int, dimensions: int = 60, rank: int = 5) -> np.ndarray:

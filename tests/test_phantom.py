@@ -19,9 +19,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from mura_utils.data.sources import load_mask, open_source
 from mura_utils.errors import UserError
-from mura_utils.sources import load_mask, open_source
-from mura_utils.sources.phantom import (
+from mura_utils.phantoms.anatomy import WINDOWS, draw_arm, find_bone
+from mura_utils.phantoms.dataset import (
     BODY_PARTS,
     CARD,
     KINDS,
@@ -32,8 +33,7 @@ from mura_utils.sources.phantom import (
     draw_radiograph,
     phantom_mask,
 )
-from mura_utils.sources.phantom_arm import WINDOWS, draw_arm, find_bone
-from mura_utils.sources.phantom_film import Study, take_radiograph
+from mura_utils.phantoms.radiography import Study, take_radiograph
 
 PATIENTS = 110
 

@@ -12,11 +12,11 @@ import time
 import nbformat
 import pytest
 
-from mura_utils import kernels, pipeline
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.paths import runs_dir
-from mura_utils.record import NOTEBOOKS, completed
+from mura_utils.runs import kernels, pipeline
+from mura_utils.runs.record import NOTEBOOKS, completed
 
 OPEN = "from mura_utils.notebook import open_run\nrun = open_run({name!r}, In)"
 DONE = "run.path({name!r} + '.txt').write_text(str(run.experiment.epochs))\nrun.complete();"
@@ -207,7 +207,7 @@ def test_going_on_makes_the_later_notebooks_out_of_date_before_the_first_cell(se
 def test_a_run_at_work_is_neither_replaced_nor_gone_on_with(series, tmp_path):
     folder = run(stop="01")
     script = (
-        "import sys\nfrom pathlib import Path\nfrom mura_utils.record import lock\n"
+        "import sys\nfrom pathlib import Path\nfrom mura_utils.runs.record import lock\n"
         f"lock(Path({str(folder)!r}))\nprint('held', flush=True)\nsys.stdin.read()\n"
     )
     with subprocess.Popen(

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mura_utils.data.images import ImageFault
 from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters
-from mura_utils.images import ImageFault
-from mura_utils.models import build_model
+from mura_utils.network.build import build_model
 from mura_utils.paths import runs_dir, write_json
+from mura_utils.phantoms.dataset import draw_radiograph
 from mura_utils.prediction import _targets, predict_images
-from mura_utils.record import NOTEBOOKS, write_completed
-from mura_utils.sources.phantom import draw_radiograph
+from mura_utils.runs.record import NOTEBOOKS, write_completed
 
 CLASSES = [f"{kind}-{part}" for kind in ("Abnormal", "Normal") for part in ("HAND", "WRIST")]
 
@@ -81,7 +81,7 @@ def test_nothing_is_loaded_or_written_when_anything_is_refused(
 ):
     with pytest.raises(UserError, match="no trained run 'other'"):
         predict_images("other", [], tmp_path)
-    monkeypatch.setattr("mura_utils.models.load_model", lambda path: pytest.fail("loaded"))
+    monkeypatch.setattr("mura_utils.network.build.load_model", lambda path: pytest.fail("loaded"))
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     Image.fromarray(radiograph).save(good)
     bad.write_text("no image")

@@ -8,16 +8,16 @@ import keras
 import numpy as np
 import pytest
 
-from mura_utils import pretraining
 from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters
 from mura_utils.locks import claim
-from mura_utils.models import build_model, load_model
+from mura_utils.network.build import build_model, load_model
 from mura_utils.paths import read_json, write_json
-from mura_utils.pretraining import Recipe, pretrain
-from mura_utils.sources.phantom import VERSION, draw_case
-from mura_utils.sources.phantom_arm import KINDS
-from mura_utils.sources.phantom_crops import CELL, draw_crops
+from mura_utils.phantoms.anatomy import KINDS
+from mura_utils.phantoms.dataset import VERSION, draw_case
+from mura_utils.pretraining import training as pretraining
+from mura_utils.pretraining.crops import CELL, draw_crops
+from mura_utils.pretraining.training import Recipe, pretrain
 
 SMALL = {"backbone": "mobilenet", "alpha": 0.25, "image_size": 64, "batch_size": 8, "images": 40}
 

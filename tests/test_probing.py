@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from mura_utils.experiments import validate_parameters
-from mura_utils.probing import linear_probe, pooled_features, probe_images
+from mura_utils.network.probing import linear_probe, pooled_features, probe_images
 
 SMALL = {"backbone": "mobilenet", "alpha": 0.25, "weights": "none", "image_size": 64}
 

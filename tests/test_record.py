@@ -8,15 +8,15 @@ import sys
 import pytest
 
 from mura_utils import notebook as nb
-from mura_utils import record
 from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters
 from mura_utils.paths import runs_dir, write_json
-from mura_utils.record import NOTEBOOKS
+from mura_utils.runs import record
+from mura_utils.runs.record import NOTEBOOKS
 
 MINE = ['# Parameters: x\nname = "mine"']
 HOLD = (
-    "import sys\nfrom mura_utils.paths import runs_dir\nfrom mura_utils.record import lock\n"
+    "import sys\nfrom mura_utils.paths import runs_dir\nfrom mura_utils.runs.record import lock\n"
     "lock(runs_dir() / 'mine')\nprint('held', flush=True)\nsys.stdin.read()\n"
 )
 

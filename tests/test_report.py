@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from mura_utils import report
-from mura_utils.evaluation import LEVELS
+from mura_utils.evaluation.metrics import LEVELS
 from mura_utils.labels import body_part, is_abnormal
 from mura_utils.paths import REPOSITORY
 

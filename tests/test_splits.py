@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mura_utils.data.splits import PROTOCOLS, compare_protocols, leakage, leakage_table, split
 from mura_utils.errors import UserError
-from mura_utils.splits import PROTOCOLS, compare_protocols, leakage, leakage_table, split
 
 LABELS = ["Abnormal-ELBOW", "Abnormal-WRIST", "Normal-ELBOW", "Normal-WRIST"]
 

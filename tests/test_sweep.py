@@ -14,12 +14,14 @@ import nbformat
 import pytest
 import yaml
 
-from mura_utils import sweep
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.paths import REPOSITORY, read_json, runs_dir
-from mura_utils.record import NOTEBOOKS, completed
-from mura_utils.sweep import plan, ray_cluster, run_here, run_sweep, summarise
+from mura_utils.runs import sweep
+from mura_utils.runs.jobs import run_here, summarise
+from mura_utils.runs.ray import ray_cluster
+from mura_utils.runs.record import NOTEBOOKS, completed
+from mura_utils.runs.sweep import plan, run_sweep
 
 CHILD = '''
 """`mura run` whose notebooks take no time: they note that they ran, and do as they are told."""
@@ -470,11 +472,11 @@ def test_how_many_runs_fit_on_a_cluster(cpus, gpus, at_a_time):
         {"Alive": False, "Resources": large},
     ]
     ray = SimpleNamespace(nodes=lambda: machines)
-    line = sweep._describe_use(ray, cpus, gpus)
+    line = ray._describe_use(ray, cpus, gpus)
     assert line.startswith(f"Up to {at_a_time} run(s) at a time")
     assert ("2 GPU(s) stay unused" in line) == (gpus == 0)
     with pytest.raises(UserError, match=r"No machine of this Ray cluster has 1 CPU\(s\) and 3 GPU"):
-        sweep._describe_use(ray, 1, 3)
+        ray._describe_use(ray, 1, 3)
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,11 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from mura_utils import features, training
+from mura_utils import devices, frozen, training
 from mura_utils.errors import UserError
 from mura_utils.experiments import load_experiment, validate_parameters
-from mura_utils.models import build_model, load_model
+from mura_utils.network.build import build_model, load_model
+from mura_utils.training import fitting, resume
 
 HERE = Path(__file__).parent
 CLASSES = ["Abnormal-HAND", "Normal-HAND"]
@@ -91,8 +92,8 @@ def prepare(settings, data, model=None):
     """A compiled task; its activations are stored where the experiment says so."""
     pixels, manifest = data
     model = model or tiny(settings)
-    chosen = features.plan(model, manifest, settings)
-    features.extract(chosen, pixels, settings, progress=False)
+    chosen = frozen.plan(model, manifest, settings)
+    frozen.extract(chosen, pixels, settings, progress=False)
     task = training.make_task(model, pixels, manifest, CLASSES, settings, chosen)
     assert (task.network is model) != chosen.on
     training.compile_task(task, settings)
@@ -200,7 +201,7 @@ RUNS = {
 }
 
 
-training._CHECKPOINT_SECONDS = 0  # for every epoch here to be written
+resume._CHECKPOINT_SECONDS = 0  # for every epoch here to be written
 
 
 class InterruptedHere(Exception):
@@ -235,16 +236,16 @@ def interrupt(patch, moment, stop):
             if now():
                 stop()
 
-        patch.setattr(training._LearningRate, "on_train_batch_end", on_train_batch_end)
+        patch.setattr(fitting._LearningRate, "on_train_batch_end", on_train_batch_end)
     elif event == "begin of epoch":
-        begin = training._LearningRate.on_epoch_begin
+        begin = fitting._LearningRate.on_epoch_begin
 
         def on_epoch_begin(self, epoch, logs=None):
             begin(self, epoch, logs)
             if now():
                 stop()
 
-        patch.setattr(training._LearningRate, "on_epoch_begin", on_epoch_begin)
+        patch.setattr(fitting._LearningRate, "on_epoch_begin", on_epoch_begin)
     elif event == "half of file":
         savez = np.savez
 
@@ -325,7 +326,7 @@ def test_the_history_has_one_row_an_epoch(undisturbed):
 def test_the_description_of_a_training_is_what_training_json_holds(undisturbed):
     done = undisturbed("stored, cosine")
     described = training.describe_training(
-        done.result, done.model, CLASSES, done.path, features.Plan(True, "")
+        done.result, done.model, CLASSES, done.path, frozen.Plan(True, "")
     )
     best = done.history.set_index("epoch").loc[done.result.best_epoch]
     assert json.loads(json.dumps(described)) == described
@@ -463,7 +464,7 @@ def test_a_training_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path,
 
 
 def test_short_epochs_that_were_not_written_are_trained_again(tmp_path, undisturbed, monkeypatch):
-    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(resume, "_CHECKPOINT_SECONDS", 1e9)
     with pytest.MonkeyPatch.context() as patch:
         interrupt(patch, "begin of epoch 3", crash)
         with pytest.raises(InterruptedHere):
@@ -554,7 +555,7 @@ def test_a_bar_counts_on_after_an_interruption(tmp_path, checkpoint, monkeypatch
         return keras.callbacks.Callback()
 
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    monkeypatch.setattr(training, "TqdmCallback", bar)
+    monkeypatch.setattr(fitting, "TqdmCallback", bar)
     monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: crash())
     shutil.copytree(checkpoint, tmp_path / ".checkpoint")
     model, task = prepare(experiment(epochs=3), radiographs())
@@ -567,14 +568,14 @@ def test_a_bar_counts_on_after_an_interruption(tmp_path, checkpoint, monkeypatch
 def test_a_training_ends_with_the_epoch_that_diverged_and_keeps_the_best(
     tmp_path, monkeypatch, capsys
 ):
-    end = training._LearningRate.on_epoch_end
+    end = fitting._LearningRate.on_epoch_end
 
     def diverge(self, epoch, logs=None):
         end(self, epoch, logs)
         if epoch == 2:
             logs["val_loss"] = float("nan")
 
-    monkeypatch.setattr(training._LearningRate, "on_epoch_end", diverge)
+    monkeypatch.setattr(fitting._LearningRate, "on_epoch_end", diverge)
     done = train(tmp_path, experiment())
     assert np.isnan(done.history["val_loss"].iloc[2])
     assert len(done.history) == 3, "it ends there"
@@ -759,5 +760,5 @@ def test_mixed_precision_needs_a_gpu(monkeypatch):
     mixed, plain = experiment(precision="mixed"), experiment()
     for gpus, expected in (([], "float32"), (["GPU:0"], "mixed_float16")):
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind, gpus=gpus: gpus)
-        assert training.dtype_policy(mixed) == expected
-        assert training.dtype_policy(plain) == "float32"
+        assert devices.dtype_policy(mixed) == expected
+        assert devices.dtype_policy(plain) == "float32"

@@ -15,7 +15,7 @@ from harness import coco_file, noise, write_fracatlas
 from mura_tree import tiny_rows, write_tree
 from PIL import Image, ImageOps
 
-from mura_utils.sources import load_mask
+from mura_utils.data.sources import load_mask
 
 
 @pytest.fixture

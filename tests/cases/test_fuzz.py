@@ -20,14 +20,14 @@ from harness import coco_file, digest, noise, time_limit, write_fracatlas
 from mura_tree import tiny_rows, write_tree
 from PIL import Image
 
-from mura_utils.comparison import compare, differing_parameters, find_runs, format_table
+from mura_utils.data.images import ImageFault, examine_image
+from mura_utils.data.manifest import admit, quality_report, scan
+from mura_utils.data.sources import load_mask, open_source
 from mura_utils.errors import UserError
 from mura_utils.experiments import EXPERIMENTS, load_experiment, save_experiment
-from mura_utils.images import ImageFault, examine_image
-from mura_utils.manifest import admit, quality_report, scan
 from mura_utils.paths import runs_dir, write_json
-from mura_utils.record import NOTEBOOKS, require_trained, write_completed
-from mura_utils.sources import load_mask, open_source
+from mura_utils.runs.comparison import compare, differing_parameters, find_runs, format_table
+from mura_utils.runs.record import NOTEBOOKS, require_trained, write_completed
 
 TIMES = int(os.environ.get("MURA_FUZZ", "1"))
 SECONDS = 20  # for one input

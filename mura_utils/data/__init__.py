@@ -1,0 +1,1 @@
+"""The data: sources, images, manifest, splits, the pixel cache, PCA."""

@@ -1,0 +1,163 @@
+"""The tables of a data set as they look in the wild: other separators, encodings, words for yes.
+
+What is harmless is accepted, and counted: each table's variants become one remark each.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from mura_utils.data.sources.files import read_bytes
+from mura_utils.data.sources.listing import remark
+from mura_utils.errors import UserError, shown
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig", "a byte-order mark comes first"),
+    (codecs.BOM_UTF16_LE, "utf-16", "it is encoded as UTF-16"),
+    (codecs.BOM_UTF16_BE, "utf-16", "it is encoded as UTF-16"),
+)
+_SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+_MAX_COLUMNS = 256
+_TRUE = ("1", "positive", "abnormal", "true", "t", "yes", "y")
+_FALSE = ("0", "negative", "normal", "false", "f", "no", "n")
+_FLAGS = dict.fromkeys(_TRUE, "1") | dict.fromkeys(_FALSE, "0")
+
+
+@dataclass
+class Table:
+    """A CSV file of a data set, and what was unusual about it.
+
+    Attributes:
+        path: the file.
+        expected: what should be in it, for messages.
+        cells: strings without surrounding blanks, "" where there is none; the index is the row's
+            number in the file, from 1; blank rows are gone.
+        variants: sentences on what was accepted although it is not the official form.
+    """
+
+    path: Path
+    expected: str
+    cells: pd.DataFrame
+    variants: list[str] = field(default_factory=list)
+
+    def accept(self, changed: pd.Series, what: str) -> None:
+        """Note a variant of the cells for which `changed` (bool, indexed by row) is true."""
+        rows = changed.index[changed]
+        if len(rows):
+            self.variants.append(f"{what} ({len(rows):,} rows, the first is {self.quote(rows[0])})")
+
+    def quote(self, row: int) -> str:
+        """A row for a message, with its number: `row 3, 'a,b'`."""
+        return f"row {row}, {shown(','.join(self.cells.loc[row]).rstrip(','))}"
+
+    def error(self, row: int, what: str) -> UserError:
+        """The sentence that stops at a row: what is wrong, the row, and what was expected."""
+        return UserError(f"{self.path}: {what}: {self.quote(row)}; expected {self.expected}.")
+
+    def remarks(self) -> list[pd.DataFrame]:
+        """The variants as remarks ("accepted-variant") on the table."""
+        names = [self.path.name] * len(self.variants)
+        return [remark(names, "accepted-variant", self.variants)]
+
+    def refuse(self, rows: pd.Index, kind: str, detail: str) -> pd.DataFrame:
+        """A remark for each of `rows`, on the table, that quotes the row."""
+        details = (f"{self.quote(row)}: {detail}; left out" for row in rows)
+        return remark([self.path.name] * len(rows), kind, details)
+
+
+def read_table(path: Path, expected: str) -> Table:
+    """Read a CSV file without a notion of its header.
+
+    Commas, semicolons, tabs and bars separate; UTF-8 (with or without a mark), UTF-16 and Latin-1
+    are read; LF, CRLF and CR end lines.
+
+    Args:
+        path: the file.
+        expected: what should be in it, for messages.
+
+    Raises:
+        UserError: it is no regular file, unreadable, empty, no text, or no table.
+    """
+    text, variants = _decode(path)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n")
+    sample = [line for line in lines if line.strip()][:20]
+    if not sample:
+        raise UserError(f"{path} holds no rows, only blank lines; expected {expected}.")
+    separator = max(_SEPARATORS, key=lambda mark: sum(line.count(mark) for line in sample))
+    if separator != ",":
+        variants.append(f"cells are separated by {_SEPARATORS[separator]}")
+    widths = [line.count(separator) + 1 for line in lines]
+    columns = max(widths)
+    if columns > _MAX_COLUMNS:
+        raise UserError(
+            f"{path} is not a table: row {widths.index(columns) + 1} has {columns:,} cells."
+        )
+    try:
+        cells = pd.read_csv(
+            io.StringIO(text),
+            sep=separator,
+            header=None,
+            names=range(columns),
+            index_col=False,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+        )
+    except (pd.errors.ParserError, ValueError) as error:
+        raise UserError(f"{path} is not a CSV file: {' '.join(str(error).split())}.") from error
+    cells.index += 1
+    cells = cells.fillna("").apply(lambda column: column.str.strip())
+    used = (cells != "").any()
+    if not used.all() and '"' not in text:
+        variants.append("empty columns are ignored")
+    cells = cells.loc[(cells != "").any(axis=1), used]
+    cells.columns = range(cells.shape[1])
+    if cells.empty:
+        raise UserError(f"{path} holds no rows, only separators; expected {expected}.")
+    return Table(path, expected, cells, variants)
+
+
+def read_flags(cells: pd.Series) -> pd.Series:
+    """Read yes and no in any spelling.
+
+    Args:
+        cells: strings.
+
+    Returns:
+        "1" or "0", in whatever form it was written (1.0, TRUE, yes, positive …); None where it is
+        neither.
+    """
+    if cells.isin(["0", "1"]).all():
+        return cells
+    spellings = pd.Series(cells.unique())
+    words = spellings.str.strip(" '\"").str.lower()
+    numbers = pd.to_numeric(words, errors="coerce")
+    flags = words.map(_FLAGS).where(numbers.isna(), numbers.map({0.0: "0", 1.0: "1"}))
+    return cells.map(dict(zip(spellings, flags.where(flags.notna(), None), strict=True)))
+
+
+def _decode(path: Path) -> tuple[str, list[str]]:
+    """The text of a file, and what is unusual about its encoding."""
+    data = read_bytes(path)
+    encoding, variants = "utf-8", []
+    for mark, name, what in _MARKS:
+        if data.startswith(mark):
+            encoding, variants = name, [what]
+    if not variants and b"\0" in data[:200]:  # every other byte of UTF-16 is 0 in English text
+        encoding = "utf-16-le" if data[1:200:2].count(0) > data[:200:2].count(0) else "utf-16-be"
+        variants = ["it is encoded as UTF-16, without a mark"]
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        if encoding != "utf-8":
+            raise UserError(f"{path} is not text: it is neither UTF-8 nor UTF-16.") from None
+        text, variants = data.decode("latin-1"), ["it is not UTF-8, and was read as Latin-1"]
+    if "\0" in text:
+        raise UserError(f"{path} is not text: it holds zero bytes.")
+    return text, variants

@@ -1,0 +1,23 @@
+"""How good a model is: predictions, metrics at four levels, intervals over patients, tables."""
+
+from mura_utils.evaluation.metrics import LEVELS, evaluate, evaluate_abnormality
+from mura_utils.evaluation.predictions import (
+    PREDICTION_COLUMNS,
+    p_body_part,
+    predictions_frame,
+    study_predictions,
+)
+from mura_utils.evaluation.tables import classification_report, kappa_table, metrics_table
+
+__all__ = [
+    "LEVELS",
+    "PREDICTION_COLUMNS",
+    "classification_report",
+    "evaluate",
+    "evaluate_abnormality",
+    "kappa_table",
+    "metrics_table",
+    "p_body_part",
+    "predictions_frame",
+    "study_predictions",
+]

@@ -1,0 +1,70 @@
+"""Metrics as tables for display, beside the report's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from mura_utils import report
+from mura_utils.evaluation.metrics import LEVELS
+
+
+def metrics_table(metrics: dict[str, Any]) -> pd.DataFrame:
+    """The metrics of `evaluate` as rows: level (text of `LEVELS`), metric, value, low, high."""
+    rows = [
+        {"level": text, "metric": name, **{key: interval[key] for key in ("value", "low", "high")}}
+        for level, text in LEVELS.items()
+        for name, interval in metrics[level].items()
+    ]
+    return pd.DataFrame(rows).astype({"value": float, "low": float, "high": float})
+
+
+def classification_report(metrics: dict[str, Any], data: str) -> pd.DataFrame:
+    """Precision, recall, F1 and support of each class beside the report's (report Fig. 30).
+
+    The report's averages stand beside ours only where both run over the same classes.
+
+    Args:
+        metrics: of `evaluate`.
+        data: what was evaluated, as the heading of our columns.
+
+    Returns:
+        Rows: the classes, then macro and weighted average. Columns: (data or "the report, MURA",
+        metric); NaN where there is none.
+    """
+    columns = ["precision", "recall", "f1", "support"]
+    ours = pd.DataFrame(metrics["classes"]).set_index("label")[columns]
+    printed = report.FIG_30.set_index("label")
+    if set(ours.index) == set(printed.index):
+        printed = pd.concat([printed, report.FIG_30_AVERAGES])
+    for kind in ("macro", "weighted"):
+        values = [metrics["image"][f"{kind}_{name}"]["value"] for name in columns[:3]]
+        ours.loc[f"{kind} average"] = [*values, metrics["counts"]["images"]]
+    tables = {data: ours, "the report, MURA": printed.reindex(ours.index)}
+    return pd.concat(
+        {name: table.astype({"support": "Int64"}) for name, table in tables.items()}, axis=1
+    )
+
+
+def kappa_table(metrics: dict[str, Any], name: str, test_set: str) -> pd.DataFrame:
+    """Our kappas with their intervals, then the leaderboard's and the peers' (report Fig. 36).
+
+    Args:
+        metrics: of `evaluate`.
+        name: of the run.
+        test_set: what was evaluated, such as "MURA valid set"; part of our rows' levels, so that
+            rows of different data never share one.
+
+    Returns:
+        name, kappa, level, low, high (NaN: not published).
+    """
+    ours = [
+        {"name": name, "level": f"{text}, {test_set}"}
+        | {"kappa": interval["value"], "low": interval["low"], "high": interval["high"]}
+        for level, text in LEVELS.items()
+        if level != "body_part"
+        for interval in [metrics[level]["kappa"]]
+    ]
+    table = pd.concat([pd.DataFrame(ours), report.PEERS, report.FIG_36], ignore_index=True)
+    return table.astype({"kappa": float, "low": float, "high": float})

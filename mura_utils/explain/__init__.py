@@ -1,0 +1,29 @@
+"""Heat-maps: what they explain, how they are computed, and how they are scored against masks."""
+
+from mura_utils.explain.maps import (
+    attention_maps,
+    explain,
+    fine_layer,
+    grad_cam,
+    layer_cam,
+    methods_of,
+    saliency,
+)
+from mura_utils.explain.scores import energy_in_mask, pointing_game, score_heatmaps
+from mura_utils.explain.targets import Target, class_target, contrast_target
+
+__all__ = [
+    "Target",
+    "attention_maps",
+    "class_target",
+    "contrast_target",
+    "energy_in_mask",
+    "explain",
+    "fine_layer",
+    "grad_cam",
+    "layer_cam",
+    "methods_of",
+    "pointing_game",
+    "saliency",
+    "score_heatmaps",
+]

@@ -1,0 +1,23 @@
+"""The frozen part of a network: cut off, computed once, kept on disk, trained on many times."""
+
+from mura_utils.frozen.cut import Cut, describe_cuts, multiply_adds, split_network
+from mura_utils.frozen.extraction import Extraction, extract, extractor
+from mura_utils.frozen.store import FeatureSet, Plan, feature_sets, plan
+from mura_utils.frozen.use import largest_difference, make_dataset, predict
+
+__all__ = [
+    "Cut",
+    "Extraction",
+    "FeatureSet",
+    "Plan",
+    "describe_cuts",
+    "extract",
+    "extractor",
+    "feature_sets",
+    "largest_difference",
+    "make_dataset",
+    "multiply_adds",
+    "plan",
+    "predict",
+    "split_network",
+]

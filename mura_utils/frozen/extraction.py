@@ -1,0 +1,216 @@
+"""Compute the activations of the frozen part once, and go on where that was interrupted."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from mura_utils import paths
+from mura_utils.devices import uses_xla
+from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment
+from mura_utils.frozen.cut import Cut
+from mura_utils.frozen.store import FeatureSet, Plan
+from mura_utils.generators import augment
+from mura_utils.locks import waiting
+from mura_utils.terminal import hide_bars, to_the_terminal
+
+_LARGEST = float(np.finfo(np.float16).max)
+_BATCH = 64  # images a step of the extraction; also the unit of going on after an interruption
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What one call of `extract` did.
+
+    Attributes:
+        computed: images run through the prefix, each view counted.
+        stored: images (views) that were there already.
+        seconds: wall-clock time, waiting for another process included.
+        computed_by: library and precision that were used.
+    """
+
+    computed: int
+    stored: int
+    seconds: float
+    computed_by: str
+
+    @property
+    def sentence(self) -> str:
+        """What was done, for a reader."""
+        if not self.computed_by:
+            return "Every batch runs through the whole network."
+        if not self.computed:
+            return f"All {self.stored:,} activations ({self.computed_by}) were stored already."
+        return (
+            f"{self.computed:,} activations computed with {self.computed_by} in "
+            f"{self.seconds:.0f} s ({self.computed / self.seconds:.0f} a second); "
+            f"{self.stored:,} were stored already."
+        )
+
+
+@to_the_terminal()
+def extract(
+    chosen: Plan, pixels: np.ndarray, experiment: Experiment, progress: bool = True
+) -> Extraction:
+    """Compute and store what is missing of a plan's sets.
+
+    Rows are appended to a partial file batch by batch; after an interruption the next call goes on
+    at the batch that was reached, and gives the same file. One process computes a set at a time,
+    others wait for it.
+
+    Args:
+        chosen: of `plan`; where it is off, nothing is done.
+        pixels: (N, S, S) uint8, of `generators.load_pixels`.
+        experiment: extractor, precision and deterministic are used.
+        progress: show a bar that counts images.
+
+    Raises:
+        UserError: OpenVINO is not installed; an activation is too large for float16.
+    """
+    if not chosen.on:
+        return Extraction(0, 0, 0.0, "")
+    sets = (chosen.train, chosen.held_out)
+    total = sum(features.views * len(features.rows) for features in sets)
+    began = time.perf_counter()
+    if all(features.complete for features in sets):
+        return Extraction(0, total, 0.0, chosen.train.about["computed_by"])
+    computed = 0
+    run, computed_by = extractor(chosen.cut, experiment)
+    with tqdm(total=total, desc="frozen part", unit="image", disable=hide_bars(progress)) as bar:
+        for features in sets:
+            features.folder.mkdir(parents=True, exist_ok=True)
+            paths.write_json(features.folder / "about.json", features.about)
+            with waiting(features.folder / ".lock", "computes the same activations"):
+                for view in range(features.views):
+                    computed += _store_view(features, view, pixels, run, bar)
+    return Extraction(computed, total - computed, time.perf_counter() - began, computed_by)
+
+
+def _store_view(
+    features: FeatureSet,
+    view: int,
+    pixels: np.ndarray,
+    run: Callable[[tf.Tensor], np.ndarray],
+    bar: tqdm,
+) -> int:
+    """Store one view; returns how many of its images were computed now."""
+    count = len(features.rows)
+    if features.path(view).is_file():
+        bar.update(count)
+        return 0
+    header = _header(count, features.width)
+    row_bytes = features.width * 2
+    partial = features.partial(view)
+    written = partial.stat().st_size - len(header) if partial.is_file() else 0
+    done = max(0, written) // (row_bytes * _BATCH) * _BATCH
+    bar.update(done)
+    matrices = features.matrices(view, pixels.shape[1])
+    # Unbuffered: what a batch wrote outlives the process.
+    with partial.open("r+b" if partial.is_file() else "xb", buffering=0) as stream:
+        _write(stream, header)
+        stream.seek(len(header) + done * row_bytes)
+        stream.truncate()
+        for start in range(done, count, _BATCH):
+            batch = slice(start, start + _BATCH)
+            images = pixels[features.rows[batch]][..., np.newaxis]
+            if features.augmentation:
+                images = augment(images, matrices[batch])
+            else:
+                images = tf.cast(images, tf.float32)
+            values = run(images)
+            if not np.abs(values).max() <= _LARGEST:
+                raise UserError(
+                    f"An activation of {features.about['network']} is larger than float16 can "
+                    f"hold ({_LARGEST:.0f}): train with cache_features = off."
+                )
+            _write(stream, values.astype("<f2").tobytes())
+            bar.update(len(values))
+        os.fsync(stream.fileno())
+    partial.replace(features.path(view))
+    return count - done
+
+
+def _write(stream: io.RawIOBase, data: bytes) -> None:
+    """Write all of `data`: a raw stream takes less than it is given on a disk that fills up."""
+    left = memoryview(data)
+    while left:
+        left = left[stream.write(left) :]
+
+
+def _header(rows: int, width: int) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "<f2", "fortran_order": False, "shape": (rows, width)}
+    )
+    return stream.getvalue()
+
+
+def extractor(cut: Cut, experiment: Experiment) -> tuple[Callable[[tf.Tensor], np.ndarray], str]:
+    """What computes a prefix's activations: `extractor` and `precision` choose it.
+
+    Returns:
+        A function from images (N, S, S, 1) float32 in 0-255 to (N, width) float32, and the library
+        and precision that it computes with.
+
+    Raises:
+        UserError: OpenVINO is not installed.
+    """
+    build = {"tensorflow": _tensorflow, "openvino": _openvino}[experiment.extractor]
+    network, computed_by = build(cut, experiment)
+
+    def run(images: tf.Tensor) -> np.ndarray:
+        outputs = [np.asarray(output) for output in network(images)]
+        return np.concatenate([output.reshape(len(output), -1) for output in outputs], axis=1)
+
+    return run, computed_by
+
+
+def _traced(cut: Cut, size: int, jit_compile: bool) -> Callable:
+    signature = [tf.TensorSpec((None, size, size, 1), tf.float32)]
+
+    @tf.function(input_signature=signature, jit_compile=jit_compile)
+    def network(images: tf.Tensor) -> list[tf.Tensor]:
+        return keras.tree.flatten(cut.prefix(images, training=False))
+
+    return network
+
+
+def _tensorflow(cut: Cut, experiment: Experiment) -> tuple[Callable, str]:
+    compiled = uses_xla(experiment)
+    dtype = cut.prefix.layers[-1].compute_dtype
+    words = f"TensorFlow {dtype}" + (" compiled by XLA" if compiled else "")
+    return _traced(cut, experiment.image_size, compiled), words
+
+
+def _openvino(cut: Cut, experiment: Experiment) -> tuple[Callable, str]:
+    try:
+        import openvino
+    except ImportError:
+        raise UserError(
+            "extractor = openvino needs OpenVINO: pip install -e .[openvino], or give "
+            "extractor = tensorflow."
+        ) from None
+    traced = _traced(cut, experiment.image_size, jit_compile=False).get_concrete_function()
+    precision = "bf16" if experiment.precision == "mixed" else "f32"
+    # One call at a time on all cores; the throughput hint would leave each call to one core.
+    compiled = openvino.Core().compile_model(
+        openvino.convert_model(traced),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"},
+    )
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+
+    def network(images: tf.Tensor) -> list[np.ndarray]:
+        result = compiled(images.numpy())
+        return [result[output] for output in range(len(cut.shapes))]
+
+    return network, f"OpenVINO {used}"

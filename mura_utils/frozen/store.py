@@ -1,0 +1,226 @@
+"""What is stored of the frozen part: sets of activations, their digest, their size on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from mura_utils import paths
+from mura_utils.cache import map_array
+from mura_utils.data.pixels import CACHE_VERSION, content_keys
+from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment
+from mura_utils.frozen.cut import Cut, _parents, _widths, split_network
+from mura_utils.generators import Augmentation
+from mura_utils.notebook import data_root
+
+_WORTHWHILE = 0.5  # share of multiply-adds that must be frozen for `cache_features: auto`
+
+_ROOM = 0.9  # of the free disk, what `auto` may fill
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Activations of some images, one file a view.
+
+    Attributes:
+        folder: ``cache/features-<digest>/``.
+        rows: (n,) positions of the images in the manifest.
+        shapes: of one image's activations.
+        augmentation: None for one plain view.
+        views: files that the run at hand needs.
+        seed: of the augmentation's draws.
+        about: what the folder holds, in words, for `mura cache`.
+    """
+
+    folder: Path
+    rows: np.ndarray
+    shapes: list[tuple[int, ...]]
+    augmentation: Augmentation | None
+    views: int
+    seed: int
+    about: dict[str, object]
+
+    @property
+    def width(self) -> int:
+        """Values an image."""
+        return sum(_widths(self.shapes))
+
+    @property
+    def bytes_needed(self) -> int:
+        """Bytes of all views, stored or not."""
+        return self.views * len(self.rows) * self.width * 2
+
+    @property
+    def bytes_stored(self) -> int:
+        """Bytes of the rows stored so far, interrupted views included."""
+        views = range(self.views)
+        files = [file(view) for view in views for file in (self.path, self.partial)]
+        return sum(path.stat().st_size for path in files if path.is_file())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every view is stored."""
+        return all(self.path(view).is_file() for view in range(self.views))
+
+    def path(self, view: int) -> Path:
+        """The file of one view: (n, width) float16 in NumPy's format."""
+        return self.folder / f"view-{view}.npy"
+
+    def partial(self, view: int) -> Path:
+        """The file that a view grows in until it is whole."""
+        return self.folder / f"view-{view}.partial"
+
+    def load(self) -> list[np.ndarray]:
+        """Read-only memory maps (n, width) float16, one a view."""
+        return [map_array(self.path(view)) for view in range(self.views)]
+
+    def matrices(self, view: int, size: int) -> np.ndarray:
+        """(n, 8) float32 augmentation matrices of a view; (n, 0) for a plain one."""
+        if self.augmentation is None:
+            return np.empty((len(self.rows), 0), np.float32)
+        rng = np.random.default_rng([self.seed, view])
+        return self.augmentation.matrices(self.augmentation.draw(len(self.rows), size, rng), size)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whether a run trains on stored activations, and why.
+
+    Attributes:
+        on: whether it does.
+        sentence: the choice, its reason and its size on disk.
+        cut: None where nothing is frozen.
+        train: the training images' views; None without a cut.
+        held_out: one plain view of the validation and test images; None without a cut.
+    """
+
+    on: bool
+    sentence: str
+    cut: Cut | None = None
+    train: FeatureSet | None = None
+    held_out: FeatureSet | None = None
+
+
+def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> Plan:
+    """Choose whether to store activations, by `cache_features`.
+
+    ``auto`` stores them where at least half of the multiply-adds are frozen and the disk has room.
+    A run of fewer epochs than `views` needs no more views than epochs.
+
+    Args:
+        model: of `models.build_model`, with the experiment's weights.
+        manifest: one row an image, with path, sha256 and split, in the order of the pixel cache.
+        experiment: the data folder and the parameters from cache_features to precision are used.
+
+    Raises:
+        UserError: ``on`` where the disk is too small.
+    """
+    choice = experiment.cache_features
+    label = f"`cache_features: {choice}`"
+    cut = split_network(model)
+    if cut is None:
+        return Plan(False, f"{label}: off, because nothing is frozen.")
+    train, held_out = feature_sets(cut, manifest, experiment)
+    needed = train.bytes_needed + held_out.bytes_needed
+    missing = max(0, needed - train.bytes_stored - held_out.bytes_stored)
+    folder = paths.cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    share = f"{cut.frozen_share:.1%} of the multiply-adds lie before `{cut.first_trained}`"
+    size = (
+        f"{train.views} view(s) of {len(train.rows):,} training images and one of "
+        f"{len(held_out.rows):,} others: {_size(needed)}, of which {_size(missing)} "
+        "are still to be made"
+    )
+
+    def decided(on: bool, reason: str) -> Plan:
+        return Plan(on, f"{label}: {'on' if on else 'off'}{reason}", cut, train, held_out)
+
+    if choice == "off":
+        return decided(False, f", although {share}.")
+    if choice == "on":
+        if missing > free:
+            raise UserError(
+                f"The stored activations need {_size(missing)} more and {folder} has "
+                f"{_size(free)} free: lower views (now {experiment.views}), give "
+                "cache_features = off, or point MURA_CACHE_DIR to a larger disk."
+            )
+        return decided(True, f". {share}. {size}.")
+    if cut.frozen_share < _WORTHWHILE:
+        return decided(False, f", because only {share}.")
+    if missing > _ROOM * free:
+        return decided(
+            False,
+            f", because of the disk: {size}, and {_size(free)} are free. Lower `views`, or "
+            "point MURA_CACHE_DIR to a larger disk.",
+        )
+    return decided(True, f", because {share}. {size}.")
+
+
+def feature_sets(
+    cut: Cut, manifest: pd.DataFrame, experiment: Experiment
+) -> tuple[FeatureSet, FeatureSet]:
+    """The sets that an experiment trains on and is judged by; nothing is computed."""
+    network = _fingerprint(cut.prefix)
+    keys = content_keys(data_root(experiment), manifest)
+    augmentation = Augmentation.of(experiment) if experiment.augment else None
+    is_training = manifest["split"].to_numpy() == "train"
+
+    def feature_set(rows: np.ndarray, augmentation: Augmentation | None) -> FeatureSet:
+        # On a plain view the seed has no influence; it must not keep runs from sharing it.
+        seed = experiment.view_seed if augmentation else 0
+        description = {
+            "network": f"{experiment.backbone} before {cut.first_trained}",
+            "images": len(rows),
+            "image_size": experiment.image_size,
+            "augmentation": asdict(augmentation) if augmentation else None,
+            "view_seed": seed,
+            "computed_by": f"{experiment.extractor}, {experiment.precision}",
+        }
+        contents = [keys[row] for row in rows]
+        key = json.dumps([CACHE_VERSION, network, description, contents], sort_keys=True)
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+        return FeatureSet(
+            folder=paths.cache_dir() / f"features-{digest}",
+            rows=rows,
+            shapes=cut.shapes,
+            augmentation=augmentation,
+            views=min(experiment.views, experiment.epochs) if augmentation else 1,
+            seed=seed,
+            about=description,
+        )
+
+    return (
+        feature_set(np.flatnonzero(is_training), augmentation),
+        feature_set(np.flatnonzero(~is_training), None),
+    )
+
+
+def _fingerprint(prefix: keras.Model) -> str:
+    """Digest of a network's layers, their wiring and their weights.
+
+    Layers count by position: Keras numbers some names anew each time a network is built.
+    """
+    digest = hashlib.sha256()
+    positions = {layer.name: position for position, layer in enumerate(prefix.layers)}
+    for layer in prefix.layers:
+        config = layer.get_config()
+        settings = {name: config.get(name) for name in ("scale", "offset")}
+        parents = [positions[parent.name] for parent in _parents(layer)]
+        described = [type(layer).__name__, parents, settings]
+        digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+        for weights in layer.get_weights():
+            digest.update(np.ascontiguousarray(weights).tobytes())
+    return digest.hexdigest()
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,129 @@
+"""Batches of stored activations, and predictions from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from mura_utils.experiments import Experiment
+from mura_utils.frozen.cut import Cut, _widths, split_network
+from mura_utils.frozen.store import FeatureSet, feature_sets
+from mura_utils.generators import stream
+from mura_utils.terminal import to_the_terminal
+
+_COMPARED = 32  # images that `predict` also runs through the whole network
+
+
+def make_dataset(
+    features: FeatureSet,
+    positions: np.ndarray,
+    labels_onehot: np.ndarray,
+    batch_size: int,
+    shuffle: bool = False,
+    seed: int = 0,
+    first_iteration: int | Iterator[int] = 0,
+) -> tf.data.Dataset:
+    """Batches of stored activations and labels, in the order of `generators.make_dataset`.
+
+    Each image begins at a view of its own and takes the next one in every iteration, so that a
+    batch mixes views and `views` iterations show each of them once.
+
+    Args:
+        features: a complete set.
+        positions: (n,) which of the set's images to use.
+        labels_onehot: (len(features.rows), K), image for image.
+        batch_size: images a batch.
+        shuffle: a new order at each iteration.
+        seed: of order and views; not negative.
+        first_iteration: epochs that an earlier data set has served; an iterator numbers each pass.
+
+    Returns:
+        Data set of known length with elements (activations, labels (B, K) float32); activations
+        are a tuple of float32 tensors (B, *shape).
+    """
+    views = features.load()
+    labels = np.asarray(labels_onehot, np.float32)
+    offsets = np.random.default_rng([seed, len(views)]).integers(len(views), size=len(labels))
+    widths = _widths(features.shapes)
+
+    def take(rows: np.ndarray, _: np.random.Generator, iteration: int) -> tuple[np.ndarray, ...]:
+        view = (offsets[rows] + iteration) % len(views)
+        values = np.stack([views[v][row] for v, row in zip(view, rows, strict=True)])
+        return values, labels[rows]
+
+    def unpack(values: tf.Tensor, labels: tf.Tensor) -> tuple:
+        parts = zip(tf.split(values, widths, axis=1), features.shapes, strict=True)
+        maps = (tf.reshape(tf.cast(part, tf.float32), (-1, *shape)) for part, shape in parts)
+        return tuple(maps), labels
+
+    signature = (
+        tf.TensorSpec((None, features.width), tf.float16),
+        tf.TensorSpec((None, labels.shape[1]), tf.float32),
+    )
+    return stream(
+        positions,
+        batch_size,
+        take,
+        signature,
+        unpack,
+        shuffle=shuffle,
+        seed=seed,
+        first_iteration=first_iteration,
+    )
+
+
+@to_the_terminal()
+def predict(
+    model: keras.Model, pixels: np.ndarray, manifest: pd.DataFrame, experiment: Experiment
+) -> tuple[np.ndarray, str]:
+    """Probabilities of the images that are not trained on, from stored activations if there are.
+
+    Args:
+        model: a trained network, whole.
+        pixels: (N, S, S) uint8, of `generators.load_pixels`.
+        manifest: N rows, with path, sha256 and split.
+        experiment: of the run that trained the model.
+
+    Returns:
+        (n, K) probabilities of the rows whose split is not ``train``, in the manifest's order, and
+        a sentence on how they were computed.
+    """
+    held_out = np.flatnonzero(manifest["split"] != "train")
+    cut = split_network(model) if experiment.cache_features != "off" else None
+    if cut is not None:
+        _, features = feature_sets(cut, manifest, experiment)
+        if features.complete:
+            labels = np.zeros((len(held_out), 1))
+            batches = make_dataset(
+                features, np.arange(len(held_out)), labels, experiment.batch_size
+            )
+            probabilities = cut.tail.predict(batches, verbose=0)
+            compared = min(_COMPARED, len(held_out))
+            difference = largest_difference(features, cut, model, pixels, compared)
+            return probabilities, (
+                f"{len(held_out):,} images from their stored activations "
+                f"({features.about['computed_by']}). Over {compared} of them run through the whole "
+                f"network as well, the largest difference of a probability is {difference:.2g}."
+            )
+    images = pixels[held_out][..., np.newaxis]
+    probabilities = model.predict(images, experiment.batch_size, verbose=0)
+    return probabilities, f"{len(held_out):,} images through the whole network."
+
+
+def largest_difference(
+    features: FeatureSet, cut: Cut, model: keras.Model, pixels: np.ndarray, images: int
+) -> float:
+    """How far stored activations lead away: the largest difference of any probability.
+
+    Compares the whole network in TensorFlow with the tail on what is stored, over a set's first
+    `images` images; its first view must be plain.
+    """
+    positions = np.arange(images)
+    labels = np.zeros((len(features.rows), 1))
+    stored = cut.tail.predict(make_dataset(features, positions, labels, images), verbose=0)
+    whole = model.predict(pixels[features.rows[positions]][..., np.newaxis], verbose=0)
+    return float(np.abs(stored - whole).max())

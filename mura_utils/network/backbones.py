@@ -1,0 +1,168 @@
+"""Backbones of keras.applications: how they are built, scaled, and loaded with weights."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import KerasTensor, layers
+
+from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment, weights_file
+from mura_utils.paths import atomic_write, reading
+
+FEATURES = "features"
+"""Name of the layer whose output, (N, h, w, C), the head reads: the backbone's final map."""
+
+BACKBONES: dict[str, Callable[..., keras.Model]] = {
+    "densenet121": keras.applications.DenseNet121,
+    "densenet169": keras.applications.DenseNet169,
+    "mobilenet": keras.applications.MobileNet,
+}
+
+# Grey values 0-255 to what the ImageNet weights were trained on (keras.applications:
+# imagenet_utils.preprocess_input, modes "torch" and "tf").
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_BACKBONE_SCALING = {
+    "densenet": {
+        "scale": [1 / (255 * std) for std in _STD],
+        "offset": [-mean / std for mean, std in zip(_MEAN, _STD, strict=True)],
+    },
+    "mobilenet": {"scale": 1 / 127.5, "offset": -1.0},
+}
+
+
+def build_backbone(
+    experiment: Experiment, size: int | None
+) -> tuple[keras.KerasTensor, keras.Model]:
+    """The part before the head, with its weights loaded.
+
+    Args:
+        experiment: `backbone`, `alpha`, `weights` and `scaling` are used.
+        size: of the square input, pixels; None takes any.
+
+    Returns:
+        The input (N, S, S, 1) in 0-255, and a model with the backbone's output.
+
+    Raises:
+        UserError: weights that cannot be fetched or do not fit.
+    """
+    radiograph = keras.Input((size, size, 1), name="radiograph")
+    x = layers.Concatenate(name="three_channels")([radiograph] * 3)
+    return radiograph, _load_backbone(experiment, _scaling(experiment)(x))
+
+
+def convolution_names(model: keras.Model) -> list[str]:
+    """Names of the Conv2D layers up to the feature map, in the graph's order."""
+    return [layer.name for layer, _ in feature_layers(model) if isinstance(layer, layers.Conv2D)]
+
+
+def feature_layers(model: keras.Model) -> Iterator[tuple[keras.Layer, int]]:
+    """Layers up to the feature map in the graph's order, with the pixels a cell of their maps.
+
+    Padding is left out: its border belongs to no cell.
+    """
+    stride = 1
+    for layer in model.layers:
+        stride *= getattr(layer, "strides", (1,))[0]
+        if not isinstance(layer, layers.ZeroPadding2D):
+            yield layer, stride
+        if layer.name == FEATURES:
+            break
+
+
+def _scaling(experiment: Experiment) -> layers.Layer:
+    if experiment.scaling == "unit":
+        return layers.Rescaling(1 / 255, name="scaling")
+    family = experiment.backbone.rstrip("0123456789")
+    return layers.Rescaling(**_BACKBONE_SCALING[family], name="scaling")
+
+
+def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
+    build = BACKBONES[experiment.backbone]
+    options = {"include_top": False, "input_tensor": x}
+    if experiment.backbone == "mobilenet":
+        options["alpha"] = experiment.alpha
+    if experiment.weights == "none":
+        return build(weights=None, **options)
+    if experiment.weights == "imagenet":
+        try:
+            return build(weights="imagenet", **options)
+        except Exception as error:  # Keras raises a bare Exception when its download fails.
+            if isinstance(error, ValueError):  # an alpha that ImageNet weights do not exist for
+                raise UserError(f"{experiment.backbone}: {error}") from None
+            if "URL fetch failure" not in str(error):
+                raise
+            raise UserError(
+                f"The ImageNet weights of {experiment.backbone} could not be downloaded "
+                f"({error}): fetch that file on a machine with network and give its path as "
+                "weights=<path>, or train from random weights with weights=none."
+            ) from None
+    path = weights_file(experiment.weights)
+    if path.suffix == ".npz":
+        backbone = build(weights=None, **options)
+        _read_weights(backbone, path)
+        return backbone
+    # A file is loaded into the network as its users save it, without our input layers, whose extra
+    # containers Keras would report as missing from the file.
+    size = experiment.image_size
+    as_saved = build(
+        weights=None, **options | {"input_tensor": None, "input_shape": (size, size, 3)}
+    )
+    try:
+        as_saved.load_weights(path)
+    except Exception as error:  # h5py's and Keras's, of many kinds
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{path} does not fit {experiment.backbone} without its top ({reason}): check the "
+            "backbone, and for mobilenet alpha."
+        ) from None
+    backbone = build(weights=None, **options)
+    backbone.set_weights(as_saved.get_weights())
+    return backbone
+
+
+def save_weights(weights: Sequence[keras.Variable], path: Path) -> None:
+    """Write weights as float16 by their names, e.g. ``conv1_conv/kernel``: half of Keras's file.
+
+    Raises:
+        ValueError: a weight that float16 cannot hold.
+    """
+    arrays = {weight.path: np.asarray(weight).astype(np.float16) for weight in weights}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("a weight is not finite as float16")
+    with atomic_write(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def _read_weights(backbone: keras.Model, path: Path) -> None:
+    """Assign what `save_weights` wrote, after a look at the sha256 in the card beside it.
+
+    Raises:
+        UserError: the file is not that of its card, damaged, or of another network.
+    """
+    card = path.with_suffix(".json")
+    if card.is_file():
+        with reading(card) as described:
+            expected = described["sha256"]
+        if expected != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise UserError(f"{path} is not the file that {card.name} describes: fetch both again.")
+    try:
+        with np.load(path) as stored:
+            arrays = [stored[weight.path] for weight in backbone.weights]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}): fetch it again.") from None
+    except KeyError:
+        arrays = []
+    shapes = [weight.shape for weight in backbone.weights]
+    if [array.shape for array in arrays] != shapes:
+        raise UserError(
+            f"{path} does not fit {backbone.name} without its top: check the backbone, and for "
+            "mobilenet alpha."
+        )
+    backbone.set_weights([array.astype(np.float32) for array in arrays])

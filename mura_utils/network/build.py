@@ -1,0 +1,195 @@
+"""The report's networks: a backbone of ``keras.applications``, frozen in part, and a head.
+
+Every model is one flat functional graph (a nested model would hide its layers from Grad-CAM):
+
+    radiograph (S, S, 1) in 0-255 -> three channels -> scaling -> backbone -> ``features``
+    -> head -> ``logits`` -> ``predictions`` (softmax)
+
+Scaling is part of the graph, so that a saved model takes raw grey values and nobody needs to
+remember how it was trained.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+from keras import KerasTensor, layers, regularizers
+
+from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment
+from mura_utils.layers import attention_heads, squeeze_excite
+from mura_utils.network.backbones import FEATURES, build_backbone, convolution_names
+
+
+def build_model(
+    experiment: Experiment, classes: Sequence[str] | int, dtype_policy: str = "float32"
+) -> keras.Model:
+    """Build the network of an experiment, with its weights loaded and its layers frozen.
+
+    Args:
+        experiment: `backbone`, `alpha`, `weights`, `scaling`, `image_size`, `unfreeze`, and the
+            head's parameters are used.
+        classes: the class names, or how many there are.
+        dtype_policy: Keras's, e.g. ``"mixed_float16"`` to train on a GPU; see `in_float32`.
+
+    Returns:
+        An uncompiled model from (N, S, S, 1) grey values in 0-255 to (N, K) probabilities.
+
+    Raises:
+        UserError: weights that cannot be fetched or do not fit.
+
+    Source: report Fig. 15 (exp1) and Fig. 16 (exp6).
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype_policy)
+    try:
+        return _build(experiment, classes if isinstance(classes, int) else len(classes))
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _build(experiment: Experiment, count: int) -> keras.Model:
+    keras.utils.set_random_seed(experiment.seed)
+    radiograph, backbone = build_backbone(experiment, experiment.image_size)
+    freeze(backbone, experiment.unfreeze)
+
+    x = layers.Identity(name=FEATURES)(backbone.output)
+    x = (
+        _attention_head(x, experiment)
+        if experiment.head == "attention"
+        else _dense_head(x, experiment)
+    )
+    x = layers.Dense(count, kernel_regularizer=_regularizer(experiment), name="logits")(x)
+    # float32 also under mixed precision: a float16 softmax loses small probabilities.
+    probabilities = layers.Activation("softmax", dtype="float32", name="predictions")(x)
+    model = keras.Model(radiograph, probabilities, name=f"{experiment.backbone}_{experiment.head}")
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = experiment.batch_norm_momentum
+    return model
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """The same network and weights, computing in float32; `model` itself if it does already.
+
+    A model trained in mixed precision is saved so: float16 changes its heat-maps visibly.
+    """
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+
+    def as_float32(layer: keras.Layer) -> keras.Layer:
+        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+
+    twin = keras.models.clone_model(model, clone_function=as_float32)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def freeze(backbone: keras.Model, unfreeze: int | str) -> None:
+    """Make the last `unfreeze` Conv2D layers, and all that follows the first of them, trainable.
+
+    What comes before is frozen, and its batch normalisation runs in inference mode. Depthwise
+    convolutions do not count, as they are no Conv2D in Keras, but are trained after the cut.
+
+    Args:
+        backbone: changed in place.
+        unfreeze: how many, at most as many as there are, or ``"all"``.
+    """
+    convolutions = convolution_names(backbone)
+    if unfreeze == "all":
+        backbone.trainable = True
+        return
+    trainable = False
+    first = convolutions[-unfreeze] if unfreeze else None
+    for layer in backbone.layers:
+        trainable = trainable or layer.name == first
+        layer.trainable = trainable
+
+
+def parameter_counts(model: keras.Model) -> tuple[int, int, int]:
+    """Parameters of a model: (total, trainable, non-trainable)."""
+
+    def count(variables: list[keras.Variable]) -> int:
+        return sum(int(keras.ops.size(variable)) for variable in variables)
+
+    return (
+        count(model.weights),
+        count(model.trainable_weights),
+        count(model.non_trainable_weights),
+    )
+
+
+def load_model(path: Path) -> keras.Model:
+    """Load a trained model.
+
+    Raises:
+        UserError: the file is absent or not a Keras model.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: train it with notebook 05_modeling.")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # whatever a layer raises that does not know its configuration
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise UserError(
+            f"{path}, {_saved_by(path)}, cannot be read by Keras {keras.__version__} ({reason}): "
+            "use an environment with the version that saved it, or train it again with 05_modeling."
+        ) from error
+
+
+def _saved_by(path: Path) -> str:
+    """What a model's file says about the Keras that saved it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return f"saved by Keras {json.loads(archive.read('metadata.json'))['keras_version']}"
+    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
+        return "which is no whole Keras file"
+
+
+def _regularizer(experiment: Experiment) -> regularizers.Regularizer | None:
+    if experiment.l1 == experiment.l2 == 0:
+        return None
+    return regularizers.L1L2(l1=experiment.l1, l2=experiment.l2)
+
+
+def _dense_head(x: KerasTensor, experiment: Experiment) -> KerasTensor:
+    """Head of exp1 to exp4: global average pooling, dense layers, dropout."""
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    for number, units in enumerate(experiment.dense_units, start=1):
+        x = layers.Dense(
+            units,
+            activation="relu",
+            kernel_regularizer=_regularizer(experiment),
+            name=f"dense_{number}",
+        )(x)
+    return layers.Dropout(experiment.dropout[0], seed=experiment.seed, name="dropout")(x)
+
+
+def _attention_head(x: KerasTensor, experiment: Experiment) -> KerasTensor:
+    """Head of exp5 and exp6 (report Fig. 16): attention, then two dense branches added."""
+    rates = iter(enumerate(experiment.dropout))
+
+    def dropout(x: KerasTensor, name: str) -> KerasTensor:
+        number, rate = next(rates)
+        seed = 5 * experiment.seed + number  # with one seed, equal shapes would get equal masks
+        return layers.Dropout(rate, seed=seed, name=f"dropout_{name}")(x)
+
+    def dense(x: KerasTensor, units: int, name: str, **options) -> KerasTensor:
+        return layers.Dense(
+            units, kernel_regularizer=_regularizer(experiment), name=name, **options
+        )(x)
+
+    if experiment.squeeze_excite:
+        x = squeeze_excite(x)
+    x = dropout(attention_heads(x), "maps")
+    x = dropout(layers.GlobalAveragePooling2D(name="pool")(x), "pool")
+    a = layers.BatchNormalization(name="a1_bn")(dense(x, 512, "a1"))
+    a = layers.BatchNormalization(name="a2_bn")(dense(dropout(a, "a"), 512, "a2"))
+    b = layers.BatchNormalization(name="b_bn")(dense(x, 512, "b", use_bias=False))
+    x = layers.Activation("relu", name="branches_relu")(layers.Add(name="branches")([a, b]))
+    x = dense(dropout(x, "branches"), 256, "dense", activation="relu")
+    return dropout(x, "dense")

@@ -1,0 +1,72 @@
+"""What a backbone's features know before any training: a linear probe (Alain and Bengio 2016)."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from mura_utils.evaluation.metrics import evaluate_abnormality
+from mura_utils.experiments import Experiment
+from mura_utils.generators import make_dataset
+from mura_utils.labels import ABNORMAL
+from mura_utils.network.backbones import build_backbone
+from mura_utils.terminal import to_the_terminal
+
+_FOLDS = 4
+
+
+def probe_images(manifest: pd.DataFrame, count: int, seed: int = 0) -> np.ndarray:
+    """Positions of at most `count` training images, drawn at random, in order."""
+    training = np.flatnonzero(manifest["split"] == "train")
+    drawn = np.random.default_rng(seed).permutation(training)[:count]
+    return np.sort(drawn)
+
+
+@to_the_terminal()
+def pooled_features(experiment: Experiment, pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The backbone's last feature map, averaged over its positions: (len(rows), C) float32.
+
+    Args:
+        experiment: its backbone, weights and scaling are used.
+        pixels: (N, S, S) uint8, of `generators.load_pixels`.
+        rows: which of them.
+    """
+    keras.utils.set_random_seed(experiment.seed)
+    radiograph, backbone = build_backbone(experiment, size=pixels.shape[1])
+    pooled = keras.layers.GlobalAveragePooling2D()(backbone.output)
+    batches = make_dataset(pixels, rows, np.zeros((len(pixels), 1), np.float32), 32)
+    return keras.Model(radiograph, pooled).predict(batches, verbose=0)
+
+
+def linear_probe(features: np.ndarray, manifest: pd.DataFrame, bootstrap: int = 1000) -> dict:
+    """AUROC of a logistic regression of abnormal against normal, over four folds by patient.
+
+    Args:
+        features: (N, C).
+        manifest: row for row with `features`; its abnormality and patient are used.
+        bootstrap: patient-level resamples behind the interval. They resample the images, not the
+            training: with fewer images the regression itself would be worse.
+
+    Returns:
+        As each metric of `evaluation.evaluate`; all None where fewer than four patients have, or
+        have no, abnormal images.
+    """
+    patients = manifest.groupby("abnormality")["patient"].nunique()
+    if len(patients) < 2 or patients.min() < _FOLDS:
+        return {"value": None, "low": None, "high": None, "undefined": bootstrap}
+    abnormal = (manifest["abnormality"] == ABNORMAL).to_numpy()
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+    scores = cross_val_predict(
+        regression, features, abnormal, groups=manifest["patient"], cv=folds,
+        method="predict_proba",
+    )  # fmt: skip
+    metrics = evaluate_abnormality(
+        manifest["abnormality"], scores[:, 1], manifest["patient"], bootstrap=bootstrap
+    )
+    return metrics["auroc"]

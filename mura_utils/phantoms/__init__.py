@@ -1,0 +1,1 @@
+"""Phantoms: procedural radiographs in MURA's folder layout, for a machine without data."""

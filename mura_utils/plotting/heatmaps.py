@@ -1,0 +1,178 @@
+"""Heat-maps over radiographs, and their scores, notebook 07 (report Fig. 33 to 35)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mura_utils.plotting.style import (
+    HEAT,
+    WRONG,
+    add_panels,
+    draw_image,
+    in_our_style,
+    new_figure,
+    share_legend,
+    thousands,
+    with_alt_text,
+)
+
+
+def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
+    """Lay a heat-map over a radiograph; the colour covers more the hotter it is.
+
+    Args:
+        image: (H, W), grey, 0..255.
+        heatmap: (h, w) in [0, 1]; stretched to the image where it is smaller or larger. Its hottest
+            half percent gets the full colour, or single pixels would leave a saliency map dark
+            (Smilkov et al. 2017, "SmoothGrad", section 3.1, cap it likewise).
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    heat = Image.fromarray(np.asarray(heatmap, np.float32))
+    heat = np.asarray(heat.resize(image.shape[::-1], Image.Resampling.BILINEAR))
+    full = np.quantile(heat, 0.995)
+    colour = HEAT(np.clip(heat / full if full > 0 else heat, 0, 1))
+    opacity = colour[..., 3:]
+    grey = np.asarray(image, float)[..., None]
+    return np.rint(grey * (1 - opacity) + 255 * colour[..., :3] * opacity).astype(np.uint8)
+
+
+def _outline(ax: Axes, mask: np.ndarray | None) -> None:
+    """Draw the border of a mask (H, W) over the radiograph; None draws nothing."""
+    if mask is not None:
+        ax.contour(mask, levels=[0.5], colors="#56B4E9", linewidths=1.2)
+
+
+@in_our_style
+def heatmap_rows(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    heatmaps: Mapping[str, Sequence[np.ndarray]],
+    masks: Sequence[np.ndarray | None],
+) -> Figure:
+    """Radiographs, one a row, each beside its heat-maps (report Fig. 33, 34, 35).
+
+    Args:
+        images: n arrays (H, W), 0..255.
+        titles: n texts, one above each row.
+        heatmaps: name -> n maps (h, w) in [0, 1]; one column a name.
+        masks: n arrays (H, W) bool, outlined in their rows, or None.
+    """
+    tile = min(8.6 / (len(heatmaps) + 1), 1.7)
+    heights = [tile + 0.6 + 0.15 * ("\n" in "".join(heatmaps))] * len(images) + [0.6]
+    fig = new_figure(sum(heights))
+    *bands, foot = fig.subfigures(len(heights), 1, height_ratios=heights)
+    for row, (band, image) in enumerate(zip(bands, images, strict=True)):
+        band.suptitle(titles[row], fontsize=10)
+        axes = add_panels(band, 1, len(heatmaps) + 1)
+        draw_image(axes[0], image, "radiograph")
+        for ax, (name, maps) in zip(axes[1:], heatmaps.items(), strict=True):
+            draw_image(ax, overlay(image, maps[row]), name)
+        for ax in axes:
+            _outline(ax, masks[row])
+    bar = fig.colorbar(ScalarMappable(cmap=HEAT), cax=foot.subplots(), orientation="horizontal")
+    bar.set_label("heat; 1 is the hottest half percent of each map")
+    bar.ax.set_facecolor("0.5")
+    outlined = sum(mask is not None for mask in masks)
+    return with_alt_text(
+        fig,
+        f"{thousands(len(images), 'radiograph')} beside their heat-maps",
+        f"({', '.join(heatmaps).replace(chr(10), ' ')}); {outlined} with the true region outlined.",
+        f"Rows: {'; '.join(titles)}.",
+    )
+
+
+@in_our_style
+def heatmap_grid(
+    images: Sequence[np.ndarray],
+    heatmaps: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray | None],
+    titles: Sequence[str],
+    title: str = "Heat-maps",
+) -> Figure:
+    """Many radiographs under one kind of heat-map.
+
+    Args:
+        images: n arrays (H, W), 0..255.
+        heatmaps: n maps (h, w) in [0, 1].
+        masks: n arrays (H, W) bool, outlined, or None.
+        titles: n texts, one above each.
+        title: of the figure.
+    """
+    columns = min(len(images), 6)
+    rows = -(-len(images) // columns)
+    fig = new_figure(0.5 + 1.65 * rows, title)
+    axes = add_panels(fig, rows, columns)
+    for ax, image, heat, mask, text in zip(
+        axes[: len(images)], images, heatmaps, masks, titles, strict=True
+    ):
+        draw_image(ax, overlay(image, heat), text)
+        _outline(ax, mask)
+    for ax in axes[len(images) :]:
+        ax.set_axis_off()
+    outlined = sum(mask is not None for mask in masks)
+    return with_alt_text(
+        fig,
+        f"{title}: {thousands(len(images), 'radiograph')} under their heat-maps: "
+        f"{', '.join(titles)};",
+        f"{outlined} with the true region outlined.",
+    )
+
+
+@in_our_style
+def score_strip(frame: pd.DataFrame, chance: float | None = None) -> Figure:
+    """Heat-map scores of each method, one dot an image and a diamond at the mean.
+
+    Args:
+        frame: method, score (0..1; NaN: not scored), kind (which score; one panel each).
+        chance: mean score of a map that knows nothing, drawn as a dotted line.
+    """
+    rows = frame.dropna(subset="score")
+    kinds, methods = list(rows["kind"].unique()), list(rows["method"].unique())
+    fig = new_figure(1.4 + 0.42 * len(methods), "Heat-map scores; a diamond is the mean")
+    axes = add_panels(fig, 1, len(kinds), sharey=True)
+    means = rows.groupby(["kind", "method"])["score"].mean()
+    for ax, kind in zip(axes, kinds, strict=True):
+        part = rows[rows["kind"] == kind]
+        sns.stripplot(
+            part,
+            x="score",
+            y="method",
+            order=methods,
+            color="#56B4E9",
+            alpha=0.5,
+            size=4,
+            jitter=0.25,
+            ax=ax,
+        )
+        for position, method in enumerate(methods):
+            if (kind, method) in means:
+                mean = means[kind, method]
+                ax.plot(mean, position, "D", color="black", markersize=7, zorder=5)
+                ax.annotate(
+                    f"{mean:.2f}",
+                    (mean, position),
+                    (0, 7),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=9,
+                )
+        if chance is not None:
+            ax.axvline(chance, color=WRONG, linestyle=":", label=f"chance: {chance:.3f}")
+        right = max(1.15 * part["score"].max(), 0.1) if part["score"].max() < 0.5 else 1.06
+        ax.set(xlim=(-0.06 * right, right), xlabel=f"{kind} (0–1)", ylabel="")
+        ax.set_title(f"n = {part.groupby('method').size().max():,} images")
+        ax.grid(axis="x")
+    if chance is not None:
+        share_legend(fig, axes)
+    listed = "; ".join(f"{kind}, {method}: {mean:.2f}" for (kind, method), mean in means.items())
+    return with_alt_text(fig, f"Mean heat-map scores. {listed}.")

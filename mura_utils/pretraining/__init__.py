@@ -1,0 +1,1 @@
+"""Weights for radiographs without data: a backbone trained on endless phantoms."""

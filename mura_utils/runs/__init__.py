@@ -1,0 +1,1 @@
+"""Runs: the record of one, its notebooks executed, many of them, side by side."""

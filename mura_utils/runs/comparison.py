@@ -1,0 +1,221 @@
+"""Trained runs side by side: one row an experiment, over its seeds (report Fig. 28)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mura_utils import report
+from mura_utils.errors import UserError
+from mura_utils.experiments import validate_parameters
+from mura_utils.paths import reading
+from mura_utils.runs.record import find_run, is_tested, is_trained, read_record
+
+REPORT_COLUMNS = {name: f"report_mura_image_split_{name}" for name in ("val_accuracy", "val_loss")}
+"""The columns of `compare` that hold the report's values, by their names in `report.FIG_28`."""
+
+NOT_TRAINED = "not trained"
+
+_TEST_METRICS = {
+    "test_accuracy": ("image", "accuracy"),
+    "test_kappa": ("image", "kappa"),
+    "test_auroc_abnormal": ("binary_image", "auroc"),
+    "test_kappa_study": ("binary_study", "kappa"),
+}
+"""Columns, and where `evaluation.evaluate` puts their values."""
+
+_HEADINGS = {
+    "val_accuracy": ("validation accuracy", 3),
+    "val_loss": ("validation loss", 3),
+    "accuracy": ("training accuracy", 3),
+    "loss": ("training loss", 3),
+    "test_accuracy": ("test accuracy", 3),
+    "test_kappa": ("test kappa, all classes per image", 3),
+    "test_auroc_abnormal": ("test AUROC, abnormal per image", 3),
+    "test_kappa_study": ("test kappa, binary per study", 3),
+    "epochs": ("epochs", 1),
+    "seconds": ("seconds of training", 0),
+    REPORT_COLUMNS["val_accuracy"]: ("the report's validation accuracy (MURA, image split)", 2),
+    REPORT_COLUMNS["val_loss"]: ("the report's validation loss (MURA, image split)", 2),
+}
+"""Columns of numbers: heading, and decimals shown."""
+
+_MEASURES = [column for column in _HEADINGS if column not in REPORT_COLUMNS.values()]
+
+
+def find_runs(arguments: Iterable[str | Path]) -> tuple[list[Path], dict[str, str]]:
+    """The folders of trained runs among `arguments`, each once, and why the others are left out.
+
+    Args:
+        arguments: names in ``runs/``, or paths of folders.
+
+    Raises:
+        UserError: there is no trained run among them.
+    """
+    folders: list[Path] = []
+    left_out = {}
+    for argument in arguments:
+        folder = find_run(argument)
+        try:
+            if not is_trained(folder):
+                left_out[str(argument)] = NOT_TRAINED
+            elif folder not in folders:
+                _read(folder)
+                folders.append(folder)
+        except UserError as error:
+            left_out[str(argument)] = str(error)
+    if not folders:
+        reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in left_out.items())
+        raise UserError(f"There is no trained run ({reasons}); train one with 'mura run'.")
+    return folders, left_out
+
+
+def compare(folders: Sequence[Path]) -> pd.DataFrame:
+    """Trained runs, grouped over seeds; the best mean validation accuracy comes first.
+
+    Runs form a group when they differ in `seed` and `name` only. A seed counts once: a second run
+    of the same seed begins another group. A group is labelled with its runs' name without
+    ``-seed<k>``, or with their full names where another group has that label.
+
+    Args:
+        folders: of trained runs.
+
+    Returns:
+        One row a group, indexed by label: runs (how many), tested (how many of them have completed
+        06_evaluation), names; the mean of each measure and, as ``<measure>_sd``, its standard
+        deviation (n - 1, NaN for one run); `REPORT_COLUMNS`, NaN where the report has no such
+        run; source, protocol. The measures are val_accuracy, val_loss, accuracy and loss of the
+        best epoch, epochs and seconds of the training, and over the tested runs test_accuracy,
+        test_kappa (all classes, per image), test_auroc_abnormal (per image) and test_kappa_study
+        (binary).
+
+    Raises:
+        UserError: there are no folders.
+    """
+    rows = {label: _describe(group) for label, group in _groups(folders).items()}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("experiment")
+    return table.sort_values("val_accuracy", ascending=False, kind="stable")
+
+
+def differing_parameters(folders: Sequence[Path]) -> pd.DataFrame:
+    """The parameters that are not the same in all groups of `compare`; columns are its labels."""
+    groups = _groups(folders)
+    values = {label: json.loads(group["parameters"].iloc[0]) for label, group in groups.items()}
+    table = pd.DataFrame(
+        {label: pd.Series(parameters, dtype=object) for label, parameters in values.items()}
+    )
+    differs = [len(set(row)) > 1 for row in table.map(json.dumps).to_numpy()]
+    return table[differs].rename_axis("parameter")
+
+
+def table(runs_folder: Path) -> pd.DataFrame:
+    """All trained runs in a folder, compared by training and validation, ready for display.
+
+    What the test images say stays out: notebook 05 shows this, and only 06 opens the test set.
+    """
+    folders, left_out = find_runs(sorted(runs_folder.glob("[!.]*/")))
+    for name, reason in left_out.items():
+        if reason != NOT_TRAINED:
+            print(f"Left out, {Path(name).name}: {reason}")
+    compared = compare(folders)
+    return format_table(compared.assign(tested=0, **dict.fromkeys(_TEST_METRICS, np.nan)))
+
+
+def format_table(compared: pd.DataFrame) -> pd.DataFrame:
+    """The table of `compare` as text, "0.812 ± 0.010"; columns without any number are left out."""
+    runs = compared["runs"].astype(str)
+    partly = compared["tested"].between(1, compared["runs"] - 1)
+    columns = {"runs": runs.mask(partly, runs + compared["tested"].map(" ({} tested)".format))}
+    for name, (heading, decimals) in _HEADINGS.items():
+        if compared[name].notna().any():
+            spread = compared.get(f"{name}_sd", pd.Series(np.nan, compared.index))
+            columns[heading] = [
+                _text(mean, deviation, decimals)
+                for mean, deviation in zip(compared[name], spread, strict=True)
+            ]
+    return pd.DataFrame(columns).join(compared[["source", "protocol"]])
+
+
+def _text(mean: float, deviation: float, decimals: int) -> str:
+    if np.isnan(mean):
+        return "–"
+    return f"{mean:.{decimals}f}" + ("" if np.isnan(deviation) else f" ± {deviation:.{decimals}f}")
+
+
+def _groups(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
+    """The runs of each group, by its label."""
+    if not folders:
+        raise UserError("There is no trained run to compare: train one with 'mura run'.")
+    runs = pd.DataFrame([_read(folder) for folder in folders])
+    # Of two runs of one seed, that of a sweep belongs to the sweep's group.
+    runs = runs.sort_values(["alone", "stem", "seed", "name"], kind="stable")
+    runs["repetition"] = runs.groupby(["parameters", "seed"]).cumcount()
+    groups = [group for _, group in runs.groupby(["parameters", "repetition"], sort=False)]
+    labels = [_stems(group) for group in groups]
+    for column in ("name", "folder"):
+        labels = [
+            label if labels.count(label) == 1 else ", ".join(group[column])
+            for label, group in zip(labels, groups, strict=True)
+        ]
+    return dict(zip(labels, groups, strict=True))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """One run as a row: its name, parameters and measures."""
+    # A run of an earlier version may lack a parameter: it ran as today's default does.
+    record = validate_parameters(read_record(folder), where=str(folder / "experiment.yaml"))
+    parameters = record.model_dump()
+    seed = parameters.pop("seed")
+    del parameters["name"]
+    stem = re.sub(r"-seed\d+$", "", folder.name)
+    row = {
+        "name": folder.name,
+        "folder": str(folder),
+        "stem": stem,
+        "alone": stem == folder.name,
+        "seed": seed,
+        "parameters": json.dumps(parameters, sort_keys=True),
+        "source": parameters["source"],
+        "protocol": parameters["protocol"],
+        "tested": is_tested(folder),
+        **dict.fromkeys(_TEST_METRICS),
+    }
+    with reading(folder / "training.json") as described:
+        values = {**described["best"], **described}
+        row |= {name: float(values[name]) for name in _MEASURES if name not in _TEST_METRICS}
+    if row["tested"]:
+        with reading(folder / "metrics.json") as metrics:
+            row["source"] = str(metrics["source"])  # what "auto" has recognised
+            for column, (level, metric) in _TEST_METRICS.items():
+                value = metrics[level][metric]["value"]
+                row[column] = None if value is None else float(value)
+    return row
+
+
+def _describe(group: pd.DataFrame) -> dict[str, Any]:
+    """The row of a group: means and standard deviations over its seeds."""
+    tested = group[group["tested"]]
+    row: dict[str, Any] = {
+        "runs": len(group),
+        "tested": len(tested),
+        "names": ", ".join(group["name"]),
+    }
+    for measure in _MEASURES:
+        rows = tested if measure in _TEST_METRICS else group
+        values = rows[measure].to_numpy(float)
+        row[measure] = values.mean() if len(values) else np.nan
+        row[f"{measure}_sd"] = values.std(ddof=1) if len(values) > 1 else np.nan
+    for value, column in REPORT_COLUMNS.items():
+        row[column] = report.FIG_28[value].get(_stems(group), np.nan)
+    known = tested if len(tested) else group
+    return {**row, **known.iloc[0][["source", "protocol"]]}
+
+
+def _stems(group: pd.DataFrame) -> str:
+    return ", ".join(group["stem"].unique())

@@ -1,0 +1,200 @@
+"""Fitting a model: the report's protocol and ours, resumed where it was interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from tqdm.keras import TqdmCallback
+
+from mura_utils import frozen
+from mura_utils.devices import use_device
+from mura_utils.errors import UserError
+from mura_utils.experiments import Experiment
+from mura_utils.network.build import in_float32, parameter_counts
+from mura_utils.notebook import versions
+from mura_utils.paths import atomic_write
+from mura_utils.terminal import hide_bars, to_the_terminal
+from mura_utils.training.resume import Checkpoint, losses_of
+from mura_utils.training.task import Task
+
+_CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one fit gave.
+
+    Attributes:
+        history: one row an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy,
+            learning_rate.
+        best_epoch: the epoch whose weights were kept, by validation loss.
+        seconds: wall-clock time of the epochs, those before an interruption included.
+        resumed_after: epochs that an interrupted call had completed.
+    """
+
+    history: pd.DataFrame
+    best_epoch: int
+    seconds: float
+    resumed_after: int = 0
+
+
+def fit(
+    model: keras.Model,
+    task: Task,
+    experiment: Experiment,
+    model_path: Path,
+    progress: bool = True,
+) -> Training:
+    """Train a compiled task and keep the epoch with the lowest validation loss.
+
+    Callbacks as in the report: the weights of the best validation loss, early stopping, a learning
+    rate reduced on plateaus (not with the cosine schedule). The model in memory and the one at
+    `model_path`, in float32, are the best epoch's; the file appears only when training has ended.
+
+    Each epoch leaves a checkpoint in ``.checkpoint/`` beside it. After an interruption the same
+    call goes on with the epoch that was interrupted, with weights, optimizer, learning rate,
+    random states and callbacks as they were; a checkpoint of other parameters or data is discarded.
+
+    A training whose loss is not finite ends there.
+
+    Args:
+        model: the whole network, which is saved; changed in place.
+        task: of `make_task`, compiled by `compile_task`.
+        experiment: epochs and the callbacks' parameters are used.
+        model_path: where the trained model goes, ``*.keras``.
+        progress: whether to show a bar that counts epochs.
+
+    Raises:
+        UserError: no epoch has a finite loss, or a checkpoint is damaged.
+    """
+    watching: list[keras.callbacks.Callback] = [
+        keras.callbacks.EarlyStopping(
+            monitor="val_loss", mode="min", patience=experiment.early_stopping_patience
+        )
+    ]
+    if experiment.schedule == "plateau":
+        watching.append(
+            keras.callbacks.ReduceLROnPlateau(
+                monitor="val_loss",
+                mode="min",
+                factor=experiment.reduce_lr_factor,
+                patience=experiment.reduce_lr_patience,
+                min_lr=experiment.min_learning_rate,
+            )
+        )
+    checkpoint = Checkpoint(model_path.parent / ".checkpoint", watching, task, experiment)
+    resumed_after = len(checkpoint.rows)
+    clock = _Clock(resumed_after)
+    callbacks = [
+        clock,
+        *watching,
+        _LearningRate(),
+        keras.callbacks.TerminateOnNaN(),  # within an epoch; the checkpoint sees its end
+        checkpoint,
+    ]
+    if not hide_bars(progress):
+        callbacks.append(TqdmCallback(verbose=0, desc="epochs", initial=resumed_after))
+    if not checkpoint.finished:
+        with to_the_terminal():
+            task.network.fit(
+                task.train(clock),
+                validation_data=task.validation,
+                initial_epoch=resumed_after,
+                epochs=experiment.epochs,
+                callbacks=callbacks,
+                class_weight=task.class_weights,
+                shuffle=False,  # the data set shuffles itself
+                verbose=0,
+            )
+    if checkpoint.diverged:
+        _report_divergence(checkpoint, experiment)
+    checkpoint.load_best()
+    with atomic_write(model_path) as temporary:
+        in_float32(model).save(temporary)
+    checkpoint.discard()
+
+    history = pd.DataFrame(checkpoint.rows)
+    history.insert(0, "epoch", range(1, len(history) + 1))
+    return Training(history, checkpoint.best_epoch, checkpoint.seconds, resumed_after)
+
+
+def _report_divergence(checkpoint: Checkpoint, experiment: Experiment) -> None:
+    """Say which epoch is kept of a training whose loss ceased to be finite.
+
+    Raises:
+        UserError: there is none.
+    """
+    last = len(checkpoint.rows)
+    if not np.isfinite(losses_of(checkpoint.rows)).any():
+        checkpoint.discard()
+        raise UserError(
+            f"The training diverged: the loss of epoch {last} is not finite, and there is none "
+            f"before it to keep. Lower learning_rate (it is {experiment.learning_rate:g}) and run "
+            "05_modeling again."
+        )
+    print(
+        f"The training diverged: the loss of epoch {last} is not finite. It ended there, and epoch "
+        f"{checkpoint.best_epoch} is kept."
+    )
+
+
+class _Clock(keras.callbacks.Callback):
+    """The number of the epoch at hand, for each pass over the training batches.
+
+    They cannot count for themselves: Keras begins other passes to build a network, and
+    MirroredStrategy to look ahead.
+    """
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self._epoch = first
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        return self._epoch
+
+
+class _LearningRate(keras.callbacks.Callback):
+    """Record the rate that each epoch began with, whatever the schedule."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["learning_rate"] = self._rate
+
+
+def describe_training(
+    training: Training,
+    model: keras.Model,
+    classes: Sequence[str],
+    model_path: Path,
+    stored: frozen.Plan,
+) -> dict[str, Any]:
+    """The content of training.json: what was trained, how long, with which versions."""
+    best = training.history.set_index("epoch").loc[training.best_epoch]
+    total, trainable, frozen = parameter_counts(model)
+    return {
+        "classes": list(classes),
+        "parameters": {"total": total, "trainable": trainable, "non_trainable": frozen},
+        "epochs": len(training.history),
+        "best_epoch": training.best_epoch,
+        "best": {name: float(best[name]) for name in _CURVES},
+        "seconds": round(training.seconds, 1),
+        "stored_activations": stored.on,
+        "device": use_device(),
+        "versions": versions(),
+        "model_sha256": hashlib.sha256(model_path.read_bytes()).hexdigest(),
+    }

@@ -1,0 +1,146 @@
+"""What is trained, and on what: the network, its batches, its loss."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from mura_utils import devices, frozen, report
+from mura_utils.experiments import Experiment
+from mura_utils.generators import Augmentation, make_dataset
+from mura_utils.network.cpu_kernels import use_cpu_adam, use_cpu_kernels
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to train and its batches.
+
+    Attributes:
+        network: the whole model, or its tail where activations are stored.
+        train: makes the training batches from an epoch (0 for the first) on, or of the epochs that
+            an iterator names.
+        validation: batches to choose the best epoch by.
+        class_weights: factor of each class's loss, by its index; None weighs all alike.
+        steps: training steps an epoch.
+        fingerprint: of the images, labels and split, to tell another task's checkpoint.
+    """
+
+    network: keras.Model
+    train: Callable[[int | Iterator[int]], tf.data.Dataset]
+    validation: tf.data.Dataset
+    class_weights: dict[int, float] | None
+    steps: int
+    fingerprint: str
+
+
+def make_task(
+    model: keras.Model,
+    pixels: np.ndarray,
+    manifest: pd.DataFrame,
+    classes: Sequence[str],
+    experiment: Experiment,
+    stored: frozen.Plan | None = None,
+) -> Task:
+    """Batches to train on, shuffled and augmented as the experiment says, and to validate on.
+
+    Args:
+        model: of `models.build_model`.
+        pixels: (N, S, S) uint8, of `generators.load_pixels`.
+        manifest: N rows in the same order, with path, label and split.
+        classes: K labels in the order of the model's outputs.
+        experiment: batch_size, augmentation, class_weights and seed are used.
+        stored: where it is `on`, the tail is trained on its activations, see `frozen.extract`.
+    """
+    one_hot = manifest["label"].to_numpy()[:, None] == np.asarray(classes)
+    rows = {split: np.flatnonzero(manifest["split"] == split) for split in ("train", "validation")}
+    common = {
+        "class_weights": _balanced(one_hot[rows["train"]]) if experiment.class_weights else None,
+        "steps": -(-len(rows["train"]) // experiment.batch_size),
+        "fingerprint": hashlib.sha256(manifest.to_csv(index=False).encode()).hexdigest(),
+    }
+    options = {"batch_size": experiment.batch_size, "seed": experiment.seed}
+    if stored is not None and stored.on:
+        train, held_out = stored.train, stored.held_out
+
+        def stored_batches(first_epoch: int | Iterator[int]) -> tf.data.Dataset:
+            return frozen.make_dataset(
+                train,
+                np.arange(len(train.rows)),
+                one_hot[train.rows],
+                shuffle=True,
+                first_iteration=first_epoch,
+                **options,
+            )
+
+        positions = np.flatnonzero(np.isin(held_out.rows, rows["validation"]))
+        validation = frozen.make_dataset(held_out, positions, one_hot[held_out.rows], **options)
+        return Task(stored.cut.tail, stored_batches, validation, **common)
+
+    augmentation = Augmentation.of(experiment) if experiment.augment else None
+
+    def batches(first_epoch: int | Iterator[int]) -> tf.data.Dataset:
+        return make_dataset(
+            pixels,
+            rows["train"],
+            one_hot,
+            augmentation=augmentation,
+            shuffle=True,
+            first_iteration=first_epoch,
+            **options,
+        )
+
+    return Task(
+        model, batches, make_dataset(pixels, rows["validation"], one_hot, **options), **common
+    )
+
+
+def _balanced(one_hot: np.ndarray) -> dict[int, float]:
+    """Weights inverse to the classes' frequencies; their mean over the images is 1."""
+    counts = one_hot.sum(axis=0)
+    present = counts > 0
+    weights = np.ones(len(counts))
+    weights[present] = len(one_hot) / (present.sum() * counts[present])
+    return dict(enumerate(weights.tolist()))
+
+
+def compile_task(task: Task, experiment: Experiment) -> None:
+    """Adam and categorical cross-entropy (report Fig. 27), or focal loss (Lin et al. 2017)."""
+    rate: float | keras.optimizers.schedules.LearningRateSchedule = experiment.learning_rate
+    if experiment.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, experiment.epochs * task.steps)
+    smoothing = {"label_smoothing": experiment.label_smoothing}
+    loss = keras.losses.CategoricalCrossentropy(**smoothing)
+    if experiment.focal_gamma > 0:
+        loss = keras.losses.CategoricalFocalCrossentropy(
+            alpha=1.0, gamma=experiment.focal_gamma, **smoothing
+        )
+    use_cpu_kernels(task.network)
+    with task.network.distribute_strategy.scope():
+        optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
+        use_cpu_adam(optimizer)
+        if any(layer.dtype_policy.name == "mixed_float16" for layer in task.network.layers):
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        task.network.compile(
+            optimizer=optimizer,
+            auto_scale_loss=False,
+            loss=loss,
+            metrics=["accuracy"],
+            steps_per_execution=experiment.steps_per_execution,
+            jit_compile=devices.uses_xla(experiment),
+        )
+
+
+def hyper_parameters(experiment: Experiment) -> pd.DataFrame:
+    """The experiment's values beside those that the report prints (Fig. 27)."""
+    printed = {name: str(value) for name, value in report.FIG_27.items()}
+    focal = f"focal loss, gamma {experiment.focal_gamma}"
+    ours = {name: str(getattr(experiment, name, value)) for name, value in printed.items()}
+    ours["loss"] = focal if experiment.focal_gamma > 0 else printed["loss"]
+    printed["early_stopping_patience"] += f" (the text also says {report.EARLY_STOPPING_IN_TEXT})"
+    return pd.DataFrame({experiment.name: ours, "report": printed}).rename_axis("parameter")
