@@ -38,7 +38,7 @@ PHANTOM_WEIGHTS = Path(__file__).parent / "weights" / "densenet121_phantom.npz"
 """What `mura pretrain` learned from phantoms, with its card; ``weights: phantom`` names it."""
 
 CONVOLUTIONS = {"densenet121": 120, "densenet169": 168, "mobilenet": 14}
-"""How many each backbone has, as `models.convolution_names` counts them."""
+"""How many each backbone has, as `backbones.convolution_names` counts them."""
 
 _IMAGENET_ALPHAS = (0.25, 0.5, 0.75, 1.0)
 

@@ -82,7 +82,7 @@ def test_batches_depend_on_their_number_and_seed_alone(crops):
 
 
 def test_crops_are_drawn_without_a_deep_learning_library():
-    code = "import sys, mura_utils.sources.phantom_crops; print(*sys.modules)"
+    code = "import sys, mura_utils.pretraining.crops; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"keras", "tensorflow", "jax", "torch"} & set(done.stdout.split())
 

@@ -21,7 +21,7 @@ def draw_patients(patients: pd.Series, count: int, seed: int) -> tuple[pd.Index,
     return known, np.random.default_rng(seed).multinomial(len(known), shares, size=count)
 
 
-def with_intervals(measure: Measure, draws: np.ndarray, patient_of: np.ndarray) -> dict[str, dict]:
+def resampled(measure: Measure, draws: np.ndarray, patient_of: np.ndarray) -> dict[str, dict]:
     """Value and interval of each metric; `draws` (B, patients) says how often each was drawn."""
     values = measure(np.ones((1, len(patient_of))))
     chunks = [

@@ -15,7 +15,7 @@ from mura_utils.evaluation.intervals import (
     Weights,
     draw_patients,
     finite_or_none,
-    with_intervals,
+    resampled,
 )
 from mura_utils.evaluation.predictions import (
     PREDICTION_COLUMNS,
@@ -87,7 +87,7 @@ def evaluate(
     patients, draws = draw_patients(predictions["patient"], bootstrap, seed)
 
     def with_intervals(measure: Measure, rows: pd.DataFrame) -> dict[str, dict]:
-        return with_intervals(measure, draws, patients.get_indexer(rows["patient"]))
+        return resampled(measure, draws, patients.get_indexer(rows["patient"]))
 
     parts = p_body_part(predictions)
     part_of = np.array([parts.columns.get_loc(body_part(label)) for label in classes])
@@ -142,7 +142,7 @@ def evaluate_abnormality(
     """
     known, draws = draw_patients(patients, bootstrap, seed)
     measure = _binary_measure(abnormality, pd.Series(p), threshold)
-    return with_intervals(measure, draws, known.get_indexer(patients))
+    return resampled(measure, draws, known.get_indexer(patients))
 
 
 def _class_measure(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> Measure:

@@ -1,6 +1,6 @@
 """Heat-maps: which pixels a prediction rests on.
 
-Three families, all for a model of `mura_utils.models` and all as (N, S, S) in [0, 1]:
+Three families, all for a model of `mura_utils.network` and all as (N, S, S) in [0, 1]:
 
 - **attention**: what the report's heads weigh; it does not depend on a target, and says nothing
   of a class.
@@ -292,7 +292,7 @@ def explain(
     SmoothGrad is left out: it costs sixteen saliency maps.
 
     Args:
-        model: of `mura_utils.models`.
+        model: of `mura_utils.network`.
         images: (N, S, S, 1) float32 in 0..255.
         targets: name -> target of these images.
         layer: Grad-CAM is made at the feature map that the head sees, at this layer and at

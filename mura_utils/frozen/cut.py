@@ -45,7 +45,7 @@ def split_network(model: keras.Model) -> Cut | None:
     a stored map), it goes to the tail.
 
     Args:
-        model: a functional model without nested models, see `models.build_model`.
+        model: a functional model without nested models, see `build.build_model`.
 
     Returns:
         None where nothing that has weights is frozen.

@@ -69,7 +69,7 @@ def extract(
 
     Args:
         chosen: of `plan`; where it is off, nothing is done.
-        pixels: (N, S, S) uint8, of `generators.load_pixels`.
+        pixels: (N, S, S) uint8, of `pixels.load_pixels`.
         experiment: extractor, precision and deterministic are used.
         progress: show a bar that counts images.
 

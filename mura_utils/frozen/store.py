@@ -116,7 +116,7 @@ def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> 
     A run of fewer epochs than `views` needs no more views than epochs.
 
     Args:
-        model: of `models.build_model`, with the experiment's weights.
+        model: of `build.build_model`, with the experiment's weights.
         manifest: one row an image, with path, sha256 and split, in the order of the pixel cache.
         experiment: the data folder and the parameters from cache_features to precision are used.
 

@@ -84,7 +84,7 @@ def predict(
 
     Args:
         model: a trained network, whole.
-        pixels: (N, S, S) uint8, of `generators.load_pixels`.
+        pixels: (N, S, S) uint8, of `pixels.load_pixels`.
         manifest: N rows, with path, sha256 and split.
         experiment: of the run that trained the model.
 

@@ -1,7 +1,7 @@
 """Phantoms: procedural radiographs in MURA's folder layout, for a machine without data.
 
-`phantom_arm` knows the anatomy, `phantom_findings` its abnormalities, `phantom_film` how they look
-on a radiograph; here people and their studies are made up and written to disk as MURA is.
+`anatomy` knows the arm, `findings` its abnormalities, `radiography` how they look on a radiograph;
+here people and their studies are made up and written to disk as MURA is.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def make_task(
     """Batches to train on, shuffled and augmented as the experiment says, and to validate on.
 
     Args:
-        model: of `models.build_model`.
-        pixels: (N, S, S) uint8, of `generators.load_pixels`.
+        model: of `build.build_model`.
+        pixels: (N, S, S) uint8, of `pixels.load_pixels`.
         manifest: N rows in the same order, with path, label and split.
         classes: K labels in the order of the model's outputs.
         experiment: batch_size, augmentation, class_weights and seed are used.
