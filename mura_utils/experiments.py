@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mura_utils.data.sources import SOURCES
 from mura_utils.errors import UserError, describe, shown
 from mura_utils.parameter_files import parse_value, read_parameters, write_parameters
 from mura_utils.parameter_types import (
@@ -61,7 +62,7 @@ class Experiment(BaseModel):
 
     name: FolderName = _parameter("demo", "01", "the run's name: its folder in runs/")
 
-    source: Annotated[Literal["auto", "mura", "fracatlas", "phantom"], AnyCase] = _parameter(
+    source: Annotated[Literal[("auto", *SOURCES)], AnyCase] = _parameter(
         "phantom", "01", "what the data folder holds; auto recognises it from its content"
     )
     data_dir: PathText = _parameter("phantom", "01", "the data set's folder: absolute, or in data/")
