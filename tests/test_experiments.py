@@ -119,7 +119,7 @@ def test_every_number_has_bounds_that_are_tested():
         ({"dropout": []}, r"the head attention takes 5 dropout rate\(s\), not \[\]"),
         ({"cache_features": "on", "unfreeze": "all"}, "leaves nothing frozen to store"),
         ({"cache_features": "on", "unfreeze": 120}, "leaves nothing frozen to store"),
-        ({"alpha": 0.5}, "alpha = 0.5 is mobilenet's: with the backbone densenet121 leave it at 1"),
+        ({"alpha": 0.5}, "alpha = 0.5, but the backbone densenet121 has one width: leave it at 1"),
         (
             {"backbone": "mobilenet", "weights": "imagenet", "alpha": 0.3},
             "alpha = 0.3, but the weights imagenet exist for 0.25, 0.5, 0.75, 1.0",

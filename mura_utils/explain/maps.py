@@ -30,7 +30,7 @@ from tf_keras_vis.saliency import Saliency
 
 from mura_utils.errors import UserError
 from mura_utils.explain.targets import Target
-from mura_utils.network.backbones import FEATURES, feature_layers
+from mura_utils.network.backbone import FEATURES, feature_layers
 
 _CHUNK = 16  # images at once: bounds the memory of the gradients
 

@@ -22,7 +22,7 @@ from keras import KerasTensor, layers, regularizers
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.layers import attention_heads, squeeze_excite
-from mura_utils.network.backbones import FEATURES, build_backbone, convolution_names
+from mura_utils.network.backbone import FEATURES, build_backbone, convolution_names
 
 
 def build_model(

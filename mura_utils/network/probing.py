@@ -14,7 +14,7 @@ from mura_utils.evaluation.metrics import evaluate_abnormality
 from mura_utils.experiments import Experiment
 from mura_utils.generators import make_dataset
 from mura_utils.labels import ABNORMAL
-from mura_utils.network.backbones import build_backbone
+from mura_utils.network.backbone import build_backbone
 from mura_utils.terminal import to_the_terminal
 
 _FOLDS = 4

@@ -27,11 +27,12 @@ import numpy as np
 from keras import layers
 from tqdm.auto import tqdm
 
+from mura_utils.backbones import BACKBONES
 from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, validate_parameters
 from mura_utils.locks import claim
-from mura_utils.network.backbones import BACKBONES, build_backbone, feature_layers, save_weights
+from mura_utils.network.backbone import build_backbone, feature_layers, save_weights
 from mura_utils.paths import write_json
 from mura_utils.phantoms.anatomy import KINDS
 from mura_utils.phantoms.dataset import BODY_PARTS, VERSION
