@@ -177,6 +177,9 @@ class Experiment(BaseModel):
     precision: Annotated[Literal["float32", "mixed"], AnyCase] = _parameter(
         "float32", "05", "mixed: float16 on a GPU, bfloat16 in OpenVINO"
     )
+    kernels: Annotated[Literal["fast", "keras"], AnyCase] = _parameter(
+        "fast", "05", "what trains on a CPU: quicker kernels with the same results, or Keras's own"
+    )
     deterministic: bool = _parameter(
         True, "05", "same seed, same history also on a GPU; false lets XLA compile there"
     )

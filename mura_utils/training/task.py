@@ -120,10 +120,13 @@ def compile_task(task: Task, experiment: Experiment) -> None:
         loss = keras.losses.CategoricalFocalCrossentropy(
             alpha=1.0, gamma=experiment.focal_gamma, **smoothing
         )
-    use_cpu_kernels(task.network)
+    fast = experiment.kernels == "fast"
+    if fast:
+        use_cpu_kernels(task.network)
     with task.network.distribute_strategy.scope():
         optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
-        use_cpu_adam(optimizer)
+        if fast:
+            use_cpu_adam(optimizer)
         if any(layer.dtype_policy.name == "mixed_float16" for layer in task.network.layers):
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         task.network.compile(
