@@ -11,7 +11,7 @@ help:
 	@echo "                (ARGS=--overwrite to replace an earlier one)"
 	@echo "make test       unit tests, the notebooks end to end, nbval"
 	@echo "make lab        open JupyterLab on the notebooks"
-	@echo "make lint       ruff over package, tests and notebooks"
+	@echo "make lint       ruff over package, tests, tools and notebooks"
 	@echo "make notebooks  execute the committed notebooks again and store their outputs"
 	@echo "make lock       choose versions again and write requirements.lock"
 
@@ -34,10 +34,10 @@ lab: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check conftest.py benchmarks mura_utils tests
+	$(BIN)/ruff format --check conftest.py benchmarks mura_utils tests tools
 
 notebooks: $(STAMP)
-	$(BIN)/python tests/refresh_notebooks.py
+	$(BIN)/python tools/refresh_notebooks.py
 
 lock: $(STAMP)
 	$(BIN)/python -m pip install --quiet uv

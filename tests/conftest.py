@@ -26,3 +26,25 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real data: {SHARED} is absent")
     return SHARED
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """A faultless MURA of eight images."""
+    from mura_tree import tiny_rows, write_tree
+
+    return write_tree(tmp_path, tiny_rows())
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A folder of experiment files for `mura sweep`, whose runs are the stand-in's of `sweeps`."""
+    from sweeps import World
+
+    from mura_utils.runs import sweep
+
+    folder = tmp_path / "world"
+    folder.mkdir()
+    world = World(folder)
+    monkeypatch.setattr(sweep, "_MURA", (str(world.child),))
+    return world

@@ -183,3 +183,14 @@ def _views(studies: pd.DataFrame) -> pd.DataFrame:
     rows = studies.loc[studies.index.repeat(studies["views"])]
     rows = rows.assign(view=rows.groupby(level=0).cumcount() + 1)
     return rows.drop(columns="views").reset_index(drop=True)
+
+
+def remarks(listing) -> dict[str, int]:
+    """How many remarks of each kind a listing has."""
+    return listing.remarks["kind"].value_counts().to_dict()
+
+
+def edit(table: Path, change: Callable[[list[str]], list[str]]) -> None:
+    """Rewrite the lines of a CSV file."""
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(change(lines)) + "\n")

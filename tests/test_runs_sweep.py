@@ -2,116 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import pytest
 import yaml
+from sweeps import is_alive, run, states, wait_for
 
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.paths import REPOSITORY, read_json, runs_dir
 from mura_utils.runs import sweep
 from mura_utils.runs.jobs import run_here, summarise
-from mura_utils.runs.ray import ray_cluster
 from mura_utils.runs.record import completed
 from mura_utils.runs.stages import NOTEBOOKS
 from mura_utils.runs.sweep import plan, run_sweep
 
-CHILD = '''
-"""`mura run` whose notebooks take no time: they note that they ran, and do as they are told."""
-import os, signal, sys, time
-from pathlib import Path
-from unittest.mock import MagicMock
-
-for slow in ("papermill", "papermill.exceptions", "nbclient", "nbclient.exceptions"):
-    sys.modules[slow] = MagicMock()  # it takes two seconds to import them, and nothing uses them
-from mura_utils import cli, pipeline
-from mura_utils.errors import UserError
-from mura_utils.notebook import Run
-from mura_utils.sweep import SHARED
-
-here = Path(__file__).parent
-
-def execute(name, experiment, folder, progress):
-    threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "all")
-    with (here / "calls").open("a") as calls:
-        calls.write(f"{experiment.name} {name[:2]} threads={threads} {os.getpid()}\\\\n")
-    told = here / f"{experiment.name}-{name[:2]}"
-    what = told.read_text() if told.exists() else ""
-    if what == "fail":
-        raise UserError(f"{name} stopped: the disk is full.")
-    if what == "be killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "kill the worker":
-        os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(600)
-    if what == "hang":
-        time.sleep(600)
-    if what.startswith("meet "):
-        (here / f"{experiment.name} is here").touch()
-        while not (here / f"{what[5:]} is here").exists():
-            time.sleep(0.05)
-    (folder / f"{name}.ipynb").write_text(f"{experiment.name}, epochs {experiment.epochs}")
-    for file in SHARED.get(name, ["training.json"]):
-        (folder / file).write_text(experiment.name)
-    Run(experiment, folder, name).complete()
-
-pipeline._execute = execute
-pipeline.require_kernel = lambda: None  # it would take a second
-cli.main()
-'''.replace("\\\\n", "\\n")
-
-
-class World:
-    """Experiment files, what the stand-in notebooks are told to do, and what they have done."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.child = folder / "child.py"
-        self.child.write_text(CHILD)
-
-    def experiment(self, name: str, file: str = "", **parameters) -> Path:
-        path = self.folder / f"{file or name}.yaml"
-        path.write_text(yaml.safe_dump({"name": name, **parameters}))
-        return path
-
-    def tell(self, run: str, notebook: str, what: str) -> None:
-        (self.folder / f"{run}-{notebook}").write_text(what)
-
-    def calls(self) -> list[str]:
-        """What has run since the last call: run and notebook."""
-        path = self.folder / "calls"
-        lines = path.read_text().splitlines() if path.exists() else []
-        path.unlink(missing_ok=True)
-        return [" ".join(line.split()[:2]) for line in lines]
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    folder = tmp_path / "world"
-    folder.mkdir()
-    world = World(folder)
-    monkeypatch.setattr(sweep, "_MURA", (str(world.child),))
-    return world
-
-
-def run(files, seeds=None, start="01", stop="07", execute=run_here, report=print, **changes):
-    outcomes = run_sweep(plan(files, changes, seeds, start, stop), execute, report)
-    return {outcome.name: outcome for outcome in outcomes}
-
-
-def states(outcomes):
-    return {name: outcome.state for name, outcome in outcomes.items()}
-
-
-# --- what to run --------------------------------------------------------------------------------
+# --- what to run ----------------------------------------------------------------------------------
 
 
 def test_names_and_seeds(world):
@@ -155,7 +64,7 @@ def test_a_folder_that_is_no_run_is_refused_and_kept(world):
         plan([world.experiment("a")], {})
 
 
-# --- running ------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def test_a_failure_is_reported_and_the_others_finish(world):
@@ -268,7 +177,7 @@ def test_an_experiment_file_edited_meanwhile_changes_no_run(world):
     assert record == planned[0].experiment.model_dump()
 
 
-# --- what runs share ----------------------------------------------------------------------------
+# --- what runs share ------------------------------------------------------------------------------
 
 
 def test_notebooks_that_runs_share_are_executed_once(world):
@@ -353,7 +262,7 @@ def test_what_is_copied_is_what_the_notebook_writes(name):
     assert set(sweep.SHARED[name]) == set(row.split("`")[1::2])
 
 
-# --- the real command ---------------------------------------------------------------------------
+# --- the real command -----------------------------------------------------------------------------
 
 
 def test_a_sweep_of_real_notebooks(world, tmp_path, monkeypatch):
@@ -378,7 +287,8 @@ def test_a_sweep_of_real_notebooks(world, tmp_path, monkeypatch):
         nbformat.write(book, books / f"{name}.ipynb")
     child = tmp_path / "mura.py"
     child.write_text(
-        "from pathlib import Path\nfrom mura_utils import cli, pipeline\n"
+        "from pathlib import Path\n"
+        "from mura_utils import cli\nfrom mura_utils.runs import pipeline\n"
         f"pipeline.REPOSITORY = Path({str(books.parent)!r})\ncli.main()\n"
     )
     monkeypatch.setattr(sweep, "_MURA", (str(child),))
@@ -395,7 +305,7 @@ def test_an_interrupted_sweep_stops_its_run_and_keeps_what_is_complete(world, en
     world.tell("a", "03", "hang")
     script = world.folder / "sweep.py"
     script.write_text(
-        "from mura_utils import cli, sweep\n"
+        "from mura_utils import cli\nfrom mura_utils.runs import sweep\n"
         f"sweep._MURA = ({str(world.child)!r},)\nif __name__ == '__main__': cli.main()\n"
     )
     process = subprocess.Popen(
@@ -405,98 +315,9 @@ def test_an_interrupted_sweep_stops_its_run_and_keeps_what_is_complete(world, en
         # Tests that a shell runs in the background inherit that SIGINT is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    child = _wait_for(world, "a 03")
+    child = wait_for(world, "a 03")
     process.send_signal(end)
     assert process.wait(30) == 130
     assert process.stderr.read() == "mura: interrupted; what was completed is kept.\n"
-    assert not _is_alive(child)
+    assert not is_alive(child)
     assert completed(runs_dir() / "a") == list(NOTEBOOKS[:2])
-
-
-def _wait_for(world: World, call: str) -> int:
-    """The process that has begun this notebook."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        path = world.folder / "calls"
-        for line in path.read_text().splitlines() if path.exists() else []:
-            if line.startswith(call):
-                return int(line.split()[-1])
-        time.sleep(0.1)
-    raise AssertionError(f"{call} has not begun")
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
-
-
-# --- Ray ----------------------------------------------------------------------------------------
-
-
-def test_ray_runs_two_at_a_time_and_survives_what_fails(world):
-    pytest.importorskip("ray")
-    if os.cpu_count() < 2:
-        pytest.skip("two runs at a time need two CPUs")
-    file = world.experiment("a")
-    world.tell("a-seed0", "05", "meet a-seed1")
-    world.tell("a-seed1", "05", "meet a-seed0")
-    world.tell("a-seed2", "05", "fail")
-    world.tell("a-seed3", "05", "kill the worker")
-    lines = []
-    with ray_cluster(None, 1, 0, lines.append) as execute:
-        outcomes = run([file], seeds=4, stop="05", execute=execute)
-    assert states(outcomes) == {
-        "a-seed0": "done", "a-seed1": "done", "a-seed2": "failed", "a-seed3": "failed"
-    }  # fmt: skip
-    assert "05_modeling stopped: the disk is full." in outcomes["a-seed2"].reason
-    assert "Its Ray worker ended:" in outcomes["a-seed3"].reason
-    assert "at a time, each with 1 CPU(s) and 0 GPU(s)" in lines[0]
-    calls = (world.folder / "calls").read_text().splitlines()
-    assert all(" threads=1 " in line for line in calls)
-    assert [line[:10] for line in calls[:4]] == [f"a-seed0 0{number}" for number in range(1, 5)]
-    assert len(calls) == 4 + 4
-    (orphan,) = [int(line.split()[-1]) for line in calls if line.startswith("a-seed3")]
-    assert not _is_alive(orphan)
-
-
-@pytest.mark.parametrize(
-    ("cpus", "gpus", "at_a_time"), [(1, 0, 24), (8, 1, 2), (9, 1, 1), (16, 0, 1)]
-)
-def test_how_many_runs_fit_on_a_cluster(cpus, gpus, at_a_time):
-    large, small = {"CPU": 16.0, "GPU": 2.0}, {"CPU": 8.0}
-    machines = [
-        {"Alive": True, "Resources": large},
-        {"Alive": True, "Resources": small},
-        {"Alive": False, "Resources": large},
-    ]
-    ray = SimpleNamespace(nodes=lambda: machines)
-    line = ray._describe_use(ray, cpus, gpus)
-    assert line.startswith(f"Up to {at_a_time} run(s) at a time")
-    assert ("2 GPU(s) stay unused" in line) == (gpus == 0)
-    with pytest.raises(UserError, match=r"No machine of this Ray cluster has 1 CPU\(s\) and 3 GPU"):
-        ray._describe_use(ray, 1, 3)
-
-
-@pytest.mark.parametrize(
-    ("address", "sentence"),
-    [
-        ("127.0.0.1:9", "start it there with 'ray start --head'"),
-        ("gpubox", "write it as host:port"),
-    ],
-)
-def test_a_cluster_that_is_not_there_is_refused_at_once(address, sentence):
-    pytest.importorskip("ray")
-    with pytest.raises(UserError, match=sentence), ray_cluster(address, 1, 0, print):
-        pass
-
-
-def test_ray_that_is_not_installed_is_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with (
-        pytest.raises(UserError, match=r"needs Ray: pip install -e \.\[cluster\]"),
-        ray_cluster(None, 1, 0, print),
-    ):
-        pass
