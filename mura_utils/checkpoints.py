@@ -28,7 +28,7 @@ def write_checkpoint(path: Path, arrays: Sequence[np.ndarray], **record: Any) ->
 
 
 def read_checkpoint(path: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """The arrays and the record of `write_checkpoint`.
+    """The arrays and the record that `write_checkpoint` wrote.
 
     Raises:
         UserError: the file is damaged.
@@ -38,4 +38,4 @@ def read_checkpoint(path: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
             record = json.loads(str(stored["record"]))
             return [stored[f"v{index}"] for index in range(len(stored.files) - 1)], record
     except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it to begin anew.") from None
+        raise UserError(f"{path} is damaged ({error}): remove it to start again.") from None

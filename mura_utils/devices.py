@@ -35,7 +35,7 @@ def strategy(experiment: Experiment) -> tf.distribute.Strategy:
 
 
 def dtype_policy(experiment: Experiment) -> str:
-    """Keras's policy to train with: float16 arithmetic only where `mixed` meets a GPU."""
+    """Keras's policy to train with: float16 arithmetic only with `mixed` on a GPU."""
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     return "mixed_float16" if experiment.precision == "mixed" and on_gpu else "float32"
 

@@ -1,7 +1,8 @@
-"""From files to training batches: a uint8 pixel cache, the report's augmentation, tf.data.
+"""From cached pixels to training batches: the report's augmentation, tf.data.
 
 Keras's `ImageDataGenerator` decodes, resizes and warps one image at a time in Python. Here files
-are decoded and resized once, and a batch is warped by one TensorFlow op with the same matrices.
+are decoded and resized once (`data.pixels`), and a batch is warped by one TensorFlow op with the
+same matrices.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ def make_dataset(
     batches, and a training that goes on sees what it would have seen.
 
     Args:
-        pixels: (N, S, S) uint8, an array or the memory map of `load_pixels`.
+        pixels: (N, S, S) uint8, such as the memory map returned by `load_pixels`.
         indices: (n,) rows of `pixels` to use.
         labels_onehot: (N, K), row for row with `pixels`.
         batch_size: images a batch.

@@ -69,7 +69,7 @@ class Run:
         return read_json(self.path(name))
 
     def complete(self) -> str:
-        """Record that this notebook has written all that it owes; later ones are out of date.
+        """Record that this notebook has written all its files; later ones are out of date.
 
         Returns:
             One sentence for the reader.

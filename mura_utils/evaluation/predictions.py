@@ -11,13 +11,13 @@ from mura_utils.errors import UserError
 from mura_utils.labels import body_part, p_abnormal, probabilities_of, probability_columns
 
 PREDICTION_COLUMNS = ("path", "patient", "study", "body_part", "abnormality", "label", "split")
-"""Columns of predictions.csv beside ``predicted`` and one ``p:<label>`` a class."""
+"""Columns of predictions.csv besides ``predicted`` and one ``p:<label>`` a class."""
 
 
 def predictions_frame(
     manifest_rows: pd.DataFrame, classes: Sequence[str], probabilities: np.ndarray
 ) -> pd.DataFrame:
-    """Put a model's output beside what is known of the images: the rows of predictions.csv.
+    """Join a model's output with what is known of the images: the rows of predictions.csv.
 
     Args:
         manifest_rows: N rows with `PREDICTION_COLUMNS` (manifest.csv joined with splits.csv).

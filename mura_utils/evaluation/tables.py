@@ -1,4 +1,4 @@
-"""Metrics as tables for display, beside the report's."""
+"""Metrics as tables for display, next to the report's."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def metrics_table(metrics: dict[str, Any]) -> pd.DataFrame:
 
 
 def classification_report(metrics: dict[str, Any], data: str) -> pd.DataFrame:
-    """Precision, recall, F1 and support of each class beside the report's (report Fig. 30).
+    """Precision, recall, F1 and support of each class next to the report's (report Fig. 30).
 
-    The report's averages stand beside ours only where both run over the same classes.
+    The report's averages stand next to ours only where both run over the same classes.
 
     Args:
-        metrics: of `evaluate`.
+        metrics: as returned by `evaluate`.
         data: what was evaluated, as the heading of our columns.
 
     Returns:
@@ -51,7 +51,7 @@ def kappa_table(metrics: dict[str, Any], name: str, test_set: str) -> pd.DataFra
     """Our kappas with their intervals, then the leaderboard's and the peers' (report Fig. 36).
 
     Args:
-        metrics: of `evaluate`.
+        metrics: as returned by `evaluate`.
         name: of the run.
         test_set: what was evaluated, such as "MURA valid set"; part of our rows' levels, so that
             rows of different data never share one.

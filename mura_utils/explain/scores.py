@@ -1,6 +1,6 @@
 """How well a heat-map agrees with a mask of the abnormality.
 
-Both scores need the chance level beside them: a map drawn at random scores ``mask.mean()``, the
+Compare both scores with the chance level: a map drawn at random scores ``mask.mean()``, the
 share of the image that the mask covers.
 """
 
@@ -55,10 +55,10 @@ def energy_in_mask(heatmap: np.ndarray, mask: np.ndarray) -> float:
 def score_heatmaps(
     heatmaps: Mapping[tuple[str, str], np.ndarray], masks: Sequence[np.ndarray | None]
 ) -> pd.DataFrame:
-    """Both scores of every heat-map, beside the chance level.
+    """Both scores of every heat-map, next to the chance level.
 
     Args:
-        heatmaps: (method, target) -> (N, S, S), as of `explain.explain`.
+        heatmaps: (method, target) -> (N, S, S), as returned by `explain.explain`.
         masks: N masks (S, S) bool; None or an empty one leaves the image's scores NaN.
 
     Returns:

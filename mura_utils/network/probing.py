@@ -33,7 +33,7 @@ def pooled_features(experiment: Experiment, pixels: np.ndarray, rows: np.ndarray
 
     Args:
         experiment: its backbone, weights and scaling are used.
-        pixels: (N, S, S) uint8, of `pixels.load_pixels`.
+        pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
         rows: which of them.
     """
     keras.utils.set_random_seed(experiment.seed)

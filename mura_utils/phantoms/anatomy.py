@@ -219,7 +219,7 @@ class Part:
     """One tapering elliptical cylinder; `bone` says what it moves with, `role` how it is drawn.
 
     "bone" adds path length, "flesh" thickness, "metal" much of both; "lung" thins the flesh;
-    "density" multiplies the bone that it meets by up to 1 + mu; "mark" only enters the mask.
+    "density" multiplies the bone that it overlaps by up to 1 + mu; "mark" only enters the mask.
     """
 
     level: int

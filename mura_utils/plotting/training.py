@@ -96,7 +96,7 @@ def learning_rate(history: pd.DataFrame) -> Figure:
 
 @in_our_style
 def run_summary(frame: pd.DataFrame) -> Figure:
-    """Validation accuracy of the runs beside the report's (report Fig. 28).
+    """Validation accuracy of the runs next to the report's (report Fig. 28).
 
     Args:
         frame: run, accuracy (0..1), report (0..1; NaN where the report has no such run).

@@ -16,7 +16,7 @@ from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
 from mura_utils.experiments import Experiment, owner
 from mura_utils.training.task import Task
 
-_CHECKPOINT_SECONDS = 10  # of training, at most, that a kill loses beside the epoch at hand
+_CHECKPOINT_SECONDS = 10  # of training, at most, that a kill loses besides the current epoch
 
 
 def losses_of(rows: Sequence[Mapping[str, float]]) -> np.ndarray:
@@ -41,7 +41,7 @@ class Checkpoint(keras.callbacks.Callback):
         task: Task,
         experiment: Experiment,
     ) -> None:
-        """Read the checkpoint in `folder`, if it belongs to this task; else begin anew."""
+        """Read the checkpoint in `folder`, if it belongs to this task; else start again."""
         super().__init__()
         self.rows: list[dict[str, float]] = []
         self.best_epoch = 0
@@ -76,7 +76,7 @@ class Checkpoint(keras.callbacks.Callback):
                 self.seconds, self._stopped = record["seconds"], record["stopped"]
                 self._arrays = arrays
                 return
-            print(f"{path} belongs to other parameters or data: training starts anew.")
+            print(f"{path} belongs to other parameters or data: training starts again.")
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
 
