@@ -32,7 +32,12 @@ def describe(error: Exception) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of the user's for a message: on one line, of 80 characters at most."""
+    """A value of the user's for a message: on one line, of 80 characters at most.
+
+    Example:
+        >>> shown(["ELBOW", 3])
+        "['ELBOW', 3]"
+    """
     try:
         text = " ".join(_SHORT.repr(value).splitlines())
     except Exception:  # whatever a foreign __repr__ does; integers of more than 4,300 digits

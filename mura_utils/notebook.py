@@ -133,6 +133,10 @@ def parameters_in(cells: Sequence[str], where: str) -> dict[str, Any]:
 
     Raises:
         UserError: a value is not a literal.
+
+    Example:
+        >>> parameters_in(["# Parameters: of the run\\nseed = 0", "# Parameters\\nseed = 7"], "05")
+        {'seed': 7}
     """
     starts = [cell for cell in cells if cell.startswith("# Parameters")]
     own = [index for index, cell in enumerate(starts) if cell.startswith("# Parameters:")]

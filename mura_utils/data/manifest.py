@@ -85,6 +85,11 @@ def admit(
     Raises:
         UserError: nothing is usable, there is no image of one of `body_parts`, or duplicates are
             to be left out but no file was read.
+
+    Example:
+        >>> faults = {"path": ["a.png", "b.png"], "fault": ["", "truncated"]}
+        >>> admit(pd.DataFrame(faults))["path"].tolist()
+        ['a.png']
     """
     listed = _of_body_parts(inventory, body_parts)
     admitted = listed[listed["fault"] == ""]

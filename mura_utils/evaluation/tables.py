@@ -11,7 +11,13 @@ from mura_utils.evaluation.metrics import LEVELS
 
 
 def metrics_table(metrics: dict[str, Any]) -> pd.DataFrame:
-    """The metrics of `evaluate` as rows: level (text of `LEVELS`), metric, value, low, high."""
+    """The metrics of `evaluate` as rows: level (text of `LEVELS`), metric, value, low, high.
+
+    Example:
+        >>> kappa = {"kappa": {"value": 0.5, "low": 0.25, "high": 0.75}}
+        >>> metrics_table(dict.fromkeys(LEVELS, kappa))[["metric", "value"]].to_dict("records")[0]
+        {'metric': 'kappa', 'value': 0.5}
+    """
     rows = [
         {"level": text, "metric": name, **{key: interval[key] for key in ("value", "low", "high")}}
         for level, text in LEVELS.items()
@@ -58,6 +64,12 @@ def kappa_table(metrics: dict[str, Any], name: str, test_set: str) -> pd.DataFra
 
     Returns:
         name, kappa, level, low, high (NaN: not published).
+
+    Example:
+        >>> kappa = {"kappa": {"value": 0.5, "low": 0.25, "high": 0.75}}
+        >>> table = kappa_table(dict.fromkeys(LEVELS, kappa), "exp6", "MURA valid set")
+        >>> table[["name", "kappa", "level"]].to_dict("records")[0]
+        {'name': 'exp6', 'kappa': 0.5, 'level': 'all classes, per image, MURA valid set'}
     """
     ours = [
         {"name": name, "level": f"{text}, {test_set}"}

@@ -28,6 +28,11 @@ def pointing_game(heatmap: np.ndarray, mask: np.ndarray) -> bool:
         UserError: shapes differ or the mask is empty.
 
     Source: Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop", section 4.2.
+
+    Example:
+        >>> heatmap = np.array([[0.0, 0.3], [0.2, 1.0]])
+        >>> pointing_game(heatmap, mask=np.array([[False, False], [False, True]]))
+        True
     """
     _check(heatmap, mask)
     if heatmap.max() == heatmap.min():
@@ -46,6 +51,11 @@ def energy_in_mask(heatmap: np.ndarray, mask: np.ndarray) -> float:
         UserError: shapes differ or the mask is empty.
 
     Source: Wang et al. 2020, "Score-CAM", section 4.3, "energy-based pointing game".
+
+    Example:
+        >>> heatmap = np.array([[0.0, 0.25], [0.25, 0.5]])
+        >>> energy_in_mask(heatmap, mask=np.array([[False, False], [False, True]]))
+        0.5
     """
     _check(heatmap, mask)
     total = heatmap.sum(dtype=float)
@@ -64,6 +74,12 @@ def score_heatmaps(
     Returns:
         One row an image, method and target: image (0..N-1), method, target, empty (a map without
         any heat), pointing_game (0 or 1), energy_in_mask, chance (the mask's share of the image).
+
+    Example:
+        >>> heatmaps = {("saliency", "class"): np.eye(2)[None]}
+        >>> scores = score_heatmaps(heatmaps, [np.array([[True, False], [False, False]])])
+        >>> scores[["energy_in_mask", "chance"]].to_dict("records")
+        [{'energy_in_mask': 0.5, 'chance': 0.25}]
     """
     rows = []
     for (method, target), maps in heatmaps.items():

@@ -40,6 +40,10 @@ def class_target(indices: Sequence[int], classes: Sequence[str]) -> Target:
 
     Raises:
         UserError: a position is out of range.
+
+    Example:
+        >>> class_target([1], ["Abnormal-HAND", "Normal-HAND"]).weights
+        array([[0., 1.]], dtype=float32)
     """
     _check_indices(indices, classes)
     return Target(np.eye(len(classes), dtype=np.float32)[np.asarray(indices)])
@@ -58,6 +62,10 @@ def contrast_target(indices: Sequence[int], classes: Sequence[str]) -> Target:
 
     Raises:
         UserError: the model lacks one of the two classes; a position is out of range.
+
+    Example:
+        >>> contrast_target([1], ["Abnormal-HAND", "Normal-HAND", "Normal-WRIST"]).weights
+        array([[ 1., -1.,  0.]], dtype=float32)
     """
     _check_indices(indices, classes)
     position = {label: k for k, label in enumerate(classes)}

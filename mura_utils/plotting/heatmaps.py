@@ -36,6 +36,11 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
 
     Returns:
         (H, W, 3) uint8.
+
+    Example:
+        >>> image = np.full((4, 4), 100, np.uint8)
+        >>> overlay(image, np.zeros((2, 2)))[0, 0].tolist()  # no heat: the radiograph as it is
+        [100, 100, 100]
     """
     heat = Image.fromarray(np.asarray(heatmap, np.float32))
     heat = np.asarray(heat.resize(image.shape[::-1], Image.Resampling.BILINEAR))

@@ -58,6 +58,11 @@ def draw_crops(
         size: side of a crop, pixels, a multiple of 32.
         whole: side of a whole radiograph where the network will be used, pixels.
         variety: of pose, aspect and exposure, from 0, the phantoms' own, to 1.
+
+    Example:
+        >>> crops = draw_crops(seed=0, number=0, count=4, size=64, whole=128)
+        >>> crops.images.shape, crops.places.shape
+        ((4, 64, 64, 1), (4, 8, 8, 4))
     """
     rng = np.random.default_rng([_STREAM, seed, number])
     crops = []

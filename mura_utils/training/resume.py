@@ -20,7 +20,12 @@ _CHECKPOINT_SECONDS = 10  # of training, at most, that a kill loses besides the 
 
 
 def losses_of(rows: Sequence[Mapping[str, float]]) -> np.ndarray:
-    """Validation losses, infinite where an epoch's loss on either split is not finite."""
+    """Validation losses, infinite where an epoch's loss on either split is not finite.
+
+    Example:
+        >>> losses_of([{"loss": 1.0, "val_loss": 1.25}, {"loss": float("nan"), "val_loss": 0.5}])
+        array([1.25,  inf])
+    """
     losses = np.array([(row["val_loss"], row["loss"]) for row in rows])
     return np.where(np.isfinite(losses).all(axis=1), losses[:, 0], np.inf)
 

@@ -137,7 +137,12 @@ def compile_task(task: Task, experiment: Experiment) -> None:
 
 
 def hyper_parameters(experiment: Experiment) -> pd.DataFrame:
-    """The experiment's values next to those that the report prints (Fig. 27)."""
+    """The experiment's values next to those that the report prints (Fig. 27).
+
+    Example:
+        >>> hyper_parameters(Experiment(name="mine", batch_size=32)).loc["batch_size"].to_dict()
+        {'mine': '32', 'report': '64'}
+    """
     printed = {name: str(value) for name, value in report.FIG_27.items()}
     focal = f"focal loss, gamma {experiment.focal_gamma}"
     ours = {name: str(getattr(experiment, name, value)) for name, value in printed.items()}
