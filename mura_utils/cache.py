@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from mura_utils import paths
-from mura_utils.errors import UserError
+from mura_utils.errors import UserError, naming_damage
 
 _DAY = 86_400  # seconds
 _AT_WORK = 600  # seconds: an unfinished pixel file that changed since then is being written
@@ -29,10 +29,12 @@ def map_array(path: Path) -> np.ndarray:
         UserError: the file is damaged.
     """
     os.utime(path)
-    try:
+    return _map(path)
+
+
+def _map(path: Path) -> np.ndarray:
+    with naming_damage(path, "remove it, it is made again"):
         return np.load(path, mmap_mode="r")
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it, it is made again.") from None
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ def _describe(path: Path, content: str) -> Entry:
 
 def _pixels(path: Path) -> str:
     try:
-        count, size, _ = np.load(path, mmap_mode="r").shape
-    except (ValueError, OSError):
+        count, size, _ = _map(path).shape
+    except ValueError:  # `UserError` is one
         return "damaged"
     return f"{count:,} images of {size} x {size} pixels"
 

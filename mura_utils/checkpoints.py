@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mura_utils.errors import UserError
+from mura_utils.errors import naming_damage
 from mura_utils.paths import atomic_write
 
 
@@ -33,9 +32,6 @@ def read_checkpoint(path: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
     Raises:
         UserError: the file is damaged.
     """
-    try:
-        with np.load(path) as stored:
-            record = json.loads(str(stored["record"]))
-            return [stored[f"v{index}"] for index in range(len(stored.files) - 1)], record
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it to start again.") from None
+    with naming_damage(path, "remove it to start again"), np.load(path) as stored:
+        record = json.loads(str(stored["record"]))
+        return [stored[f"v{index}"] for index in range(len(stored.files) - 1)], record

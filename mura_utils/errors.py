@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _SHORT = reprlib.Repr()
@@ -29,6 +32,27 @@ def describe(error: Exception) -> str:
         return " ".join(str(error).split()) or type(error).__name__
     where = f"{error.filename}: " if error.filename is not None else ""
     return f"{where}{error.strerror}."
+
+
+@contextmanager
+def naming_damage(path: Path, remedy: str) -> Iterator[None]:
+    """Say which file is damaged, where a library reads it inside the block.
+
+    Raises:
+        UserError: the block raised anything but a `UserError` or a lack of memory.
+
+    Example:
+        >>> with naming_damage(Path("state.npz"), "remove it"):
+        ...     raise EOFError("No data left in file")
+        Traceback (most recent call last):
+        mura_utils.errors.UserError: state.npz is damaged (No data left in file): remove it.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # NumPy's, zipfile's and zlib's, of many kinds
+        raise UserError(f"{path} is damaged ({error}): {remedy}.") from None
 
 
 def shown(value: Any) -> str:
