@@ -94,6 +94,10 @@ def parse_value(text: str) -> Any:
 
     Raises:
         UserError: it is no value that a parameter can have; says why.
+
+    Example:
+        >>> parse_value("1e-5"), parse_value("no"), parse_value("[ELBOW, WRIST]")
+        (1e-05, 'no', ['ELBOW', 'WRIST'])
     """
     try:
         node = _compose(text)

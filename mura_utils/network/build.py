@@ -111,7 +111,13 @@ def freeze(backbone: keras.Model, unfreeze: int | str) -> None:
 
 
 def parameter_counts(model: keras.Model) -> tuple[int, int, int]:
-    """Parameters of a model: (total, trainable, non-trainable)."""
+    """Parameters of a model: (total, trainable, non-trainable).
+
+    Example:
+        >>> network = keras.Sequential([keras.Input((4,)), layers.BatchNormalization()])
+        >>> parameter_counts(network)
+        (16, 8, 8)
+    """
 
     def count(variables: list[keras.Variable]) -> int:
         return sum(int(keras.ops.size(variable)) for variable in variables)

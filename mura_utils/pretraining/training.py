@@ -256,7 +256,7 @@ def build_network(recipe: Recipe) -> tuple[keras.Model, keras.Model]:
 
 
 def _as_targets(crops: Crops) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Images, and what the network shall say; a cell counts as its most covered part does."""
+    """Images, and what the network should say; a cell counts as its most covered part does."""
     targets = {"body_part": crops.body_parts, "finding": crops.findings}
     count, cells, _, kinds = crops.places.shape
     for stride in STRIDES:
