@@ -369,3 +369,19 @@ def test_the_reports_experiments_hold_the_reports_hyper_parameters():
             "min_learning_rate": 1e-7,
         }
         assert {name: values[name] for name in expected} == expected
+
+
+def test_the_reports_rows_differ_in_their_first_block_only():
+    marks = ("# What makes this row of Fig. 28:", "# What exp1 to exp6 have in common:")
+    common = set()
+    for number in range(1, 7):
+        text = (EXPERIMENTS / f"exp{number}.yaml").read_text()
+        assert all(text.count(mark) == 1 for mark in marks)
+        common.add(text.split(marks[1])[1])
+    assert len(common) == 1
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_head_of_an_experiment_says_what_to_expect(path):
+    head = path.read_text().split("name:")[0]
+    assert "Time:" in head and "Score:" in head
