@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(__file__).resolve().parents[2] / "shared"  # real radiographs and weights, or absent
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -20,12 +20,23 @@ def folders(tmp_path, monkeypatch):
     return tmp_path
 
 
+def _in_shared(name: str) -> Path:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs real data: {path} is absent")
+    return path
+
+
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """Real radiographs and weights, where the checkout has them."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no real data: {SHARED} is absent")
-    return SHARED
+def real_fracatlas() -> Path:
+    """The sample of FracAtlas, 1,398 images."""
+    return _in_shared("fracatlas/FracAtlas")
+
+
+@pytest.fixture(scope="session")
+def real_weights() -> Path:
+    """MobileNet's weights of ImageNet, alpha 0.25, as Keras publishes them."""
+    return _in_shared("weights/mobilenet_2_5_224_tf_no_top.h5")
 
 
 @pytest.fixture

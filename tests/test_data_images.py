@@ -256,8 +256,8 @@ def test_neither_a_bright_frame_nor_a_bright_middle_is_a_bright_background(tmp_p
         assert inspect_image(file).remarks == {}
 
 
-def test_real_radiographs_are_neither_uniform_nor_inverted(shared):
-    folder = shared / "fracatlas" / "FracAtlas" / "images"
+def test_real_radiographs_are_neither_uniform_nor_inverted(real_fracatlas):
+    folder = real_fracatlas / "images"
     kinds = set()
     for file in sorted(folder.rglob("*.jpg"))[::10]:
         try:

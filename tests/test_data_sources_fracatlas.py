@@ -447,11 +447,8 @@ def test_a_part_of_the_folder_names_the_whole(root):
 
 
 @pytest.fixture(scope="module")
-def sample(shared):
-    root = shared / "fracatlas" / "FracAtlas"
-    if not root.is_dir():
-        pytest.skip(f"no FracAtlas sample: {root} is absent")
-    return open_source(root)
+def sample(real_fracatlas):
+    return open_source(real_fracatlas)
 
 
 def test_sample_is_listed(sample):

@@ -16,11 +16,11 @@ def folders():
 
 
 @pytest.fixture(scope="module")
-def run(shared):
+def run(real_fracatlas, real_weights):
     experiment = load_experiment(
         "fracatlas",
-        data_dir=str(shared / "fracatlas" / "FracAtlas"),
-        weights=str(shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"),
+        data_dir=str(real_fracatlas),
+        weights=str(real_weights),
     )
     return run_experiment(experiment, stop="06", progress=False)
 

@@ -1,28 +1,20 @@
-"""The pixel cache, the augmentation against Keras's ImageDataGenerator, and the batches."""
+"""The augmentation against Keras's ImageDataGenerator, and the batches."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from mura_utils.data import pixels as data_pixels
-from mura_utils.data.images import ImageFault, read_image, resize
-from mura_utils.data.pixels import load_pixels
-from mura_utils.errors import UserError
+from mura_utils.data.images import read_image, resize
 from mura_utils.generators import Augmentation, augment, make_dataset
 from mura_utils.report import AUGMENTATION
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 SIZE = 224
 REPORT = Augmentation(**AUGMENTATION)
 
@@ -37,18 +29,19 @@ def bone_like(seed: int = 0) -> np.ndarray:
     return image.clip(0, 255).astype(np.uint8)
 
 
-def real_radiographs(count: int) -> np.ndarray:
-    files = sorted((SHARED / "fracatlas/FracAtlas/images/Non_fractured").glob("*.jpg"))[:count]
-    if not files:
-        pytest.skip("the FracAtlas sample is not at ../shared/fracatlas")
+def real_radiographs(fracatlas: Path, count: int) -> np.ndarray:
+    files = sorted((fracatlas / "images" / "Non_fractured").glob("*.jpg"))[:count]
     return np.stack([resize(read_image(file), SIZE) for file in files])
 
 
 @pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")  # Keras's
 @pytest.mark.parametrize("source", ["drawn", "real"])
-def test_augmentation_equals_image_data_generator(source):
+def test_augmentation_equals_image_data_generator(source, request):
     count = 8
-    images = real_radiographs(count) if source == "real" else np.stack([*map(bone_like, range(8))])
+    if source == "real":
+        images = real_radiographs(request.getfixturevalue("real_fracatlas"), count)
+    else:
+        images = np.stack([*map(bone_like, range(count))])
     images = images[..., np.newaxis]
     augmentation = replace(REPORT, shear_range=12)  # larger than the report's, so that it shows
     drawn = augmentation.draw(count, SIZE, np.random.default_rng(5))
@@ -153,82 +146,3 @@ def test_labels_of_another_length_are_refused():
     pixels, labels = toy_data()
     with pytest.raises(ValueError, match="9 rows of labels for 10 images"):
         make_dataset(pixels, np.arange(9), labels[:9], 4)
-
-
-@pytest.fixture
-def folder(tmp_path) -> tuple[Path, pd.DataFrame]:
-    root = tmp_path / "data"
-    root.mkdir()
-    for number in range(5):
-        Image.fromarray(bone_like(number)[: 60 + 10 * number, :90]).save(root / f"{number}.png")
-    names = [f"{number}.png" for number in (3, 0, 4, 1, 2)]
-    hashes = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in names]
-    return root, pd.DataFrame({"path": names, "sha256": hashes})
-
-
-@pytest.mark.parametrize("hashed", [True, False])
-def test_pixels_are_decoded_once_in_the_order_of_the_manifest(
-    folder, tmp_path, hashed, monkeypatch
-):
-    root, manifest = folder
-    if not hashed:
-        manifest["sha256"] = np.nan  # what an empty column of a CSV file reads back as
-    cache = tmp_path / "cache"
-    pixels = load_pixels(root, manifest, 32, cache, progress=False)
-    assert pixels.shape == (5, 32, 32)
-    for row, name in enumerate(manifest["path"]):
-        np.testing.assert_array_equal(pixels[row], resize(read_image(root / name), 32))
-    with pytest.raises(ValueError, match="read-only"):
-        pixels[0] = 0
-    monkeypatch.setattr(
-        data_pixels, "read_hashed_image", lambda path: pytest.fail(f"{path} read again")
-    )
-    np.testing.assert_array_equal(load_pixels(root, manifest, 32, cache, progress=False), pixels)
-    assert len(list(cache.iterdir())) == 1
-
-
-def test_another_size_order_or_content_is_another_file(folder, tmp_path):
-    root, manifest = folder
-    cache = tmp_path / "cache"
-    load_pixels(root, manifest, 32, cache, progress=False)
-    load_pixels(root, manifest, 24, cache, progress=False)
-    load_pixels(root, manifest.iloc[::-1], 32, cache, progress=False)
-    unhashed = manifest.assign(sha256="")
-    load_pixels(root, unhashed, 32, cache, progress=False)
-    Image.fromarray(bone_like(9)).save(root / "0.png")
-    changed = load_pixels(root, unhashed, 32, cache, progress=False)
-    np.testing.assert_array_equal(changed[1], resize(bone_like(9), 32))
-    assert len(list(cache.iterdir())) == 5
-
-
-@pytest.mark.parametrize("hashed", [True, False])
-def test_a_file_that_vanished_is_named_and_nothing_is_left(folder, tmp_path, hashed):
-    root, manifest = folder
-    manifest = manifest if hashed else manifest.assign(sha256="")
-    (root / "4.png").unlink()
-    with pytest.raises(UserError, match=r"4\.png .*missing"):
-        load_pixels(root, manifest, 32, tmp_path / "cache", progress=False)
-    assert not list((tmp_path).glob("cache/*"))
-
-
-def test_a_file_that_changed_is_named(folder, tmp_path):
-    root, manifest = folder
-    Image.fromarray(bone_like(9)).save(root / "4.png")
-    with pytest.raises(UserError, match=r"4\.png has changed since the manifest was made"):
-        load_pixels(root, manifest, 32, tmp_path / "cache", progress=False)
-
-
-def test_a_file_that_cannot_be_decoded_is_an_image_fault(folder, tmp_path):
-    root, manifest = folder
-    (root / "4.png").write_bytes(b"not an image")
-    with pytest.raises(ImageFault, match=r"4\.png"):
-        load_pixels(root, manifest.assign(sha256=""), 32, tmp_path / "cache", progress=False)
-
-
-def test_a_full_disk_is_said_before_anything_is_written(folder, tmp_path, monkeypatch):
-    root, manifest = folder
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match="pixel cache needs"):
-        load_pixels(root, manifest, 32, tmp_path / "cache", progress=False)
-    assert not list((tmp_path / "cache").iterdir())

@@ -133,9 +133,8 @@ def test_no_network_is_one_sentence_that_says_how_to_bring_a_file(monkeypatch):
         build.build_model(small(weights="imagenet"), 3)
 
 
-def test_real_imagenet_weights_load(shared):
-    path = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
-    model = build.build_model(small(weights=str(path), image_size=224), 8)
+def test_real_imagenet_weights_load(real_weights):
+    model = build.build_model(small(weights=str(real_weights), image_size=224), 8)
     other = build.build_model(small(image_size=224), 8)
     first = [np.array(m.get_layer("conv1").kernel) for m in (model, other)]
     assert np.abs(first[0] - first[1]).max() > 0.1
