@@ -1,6 +1,6 @@
 """How near the extraction comes to what the processor can multiply.
 
-Images a second of DenseNet121 before `conv5_block14_2_conv` at 224 px, by each extractor, beside
+Images a second of DenseNet121 before `conv5_block14_2_conv` at 224 px, by each extractor, next to
 the images a second that the machine's rate of a 4096 x 4096 float32 matrix product would allow. A
 share above 100 % is possible: bfloat16 has a higher rate, and convolutions can be done with fewer
 multiplications than they are counted with. Weights are random: the time does not depend on them.

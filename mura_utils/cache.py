@@ -1,7 +1,7 @@
 """What `cache/` holds, and how it is emptied.
 
-Everything there can be computed again: decoded pixels (`generators`) and activations of frozen
-networks (`features`). Each use renews an entry's time of change.
+Everything there can be computed again: decoded pixels (`data.pixels`) and activations of frozen
+networks (`frozen.store`). Each use renews an entry's time of change.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from mura_utils import paths
-from mura_utils.errors import UserError
+from mura_utils.errors import UserError, naming_damage
 
 _DAY = 86_400  # seconds
-_AT_WORK = 600  # seconds: a begun pixel file that changed since then is being written
+_AT_WORK = 600  # seconds: an unfinished pixel file that changed since then is being written
 
 
 def map_array(path: Path) -> np.ndarray:
@@ -29,10 +29,12 @@ def map_array(path: Path) -> np.ndarray:
         UserError: the file is damaged.
     """
     os.utime(path)
-    try:
+    return _map(path)
+
+
+def _map(path: Path) -> np.ndarray:
+    with naming_damage(path, "remove it, it is made again"):
         return np.load(path, mmap_mode="r")
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it, it is made again.") from None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def entries(folder: Path | None = None) -> list[Entry]:
     folder = folder or paths.cache_dir()
     found = [
         *(_describe(path, _pixels(path)) for path in folder.glob("pixels-*.npy")),
-        *(_describe(path, "pixels, begun") for path in folder.glob(".pixels-*.tmp.npy")),
+        *(_describe(path, "pixels, unfinished") for path in folder.glob(".pixels-*.tmp.npy")),
         *(_describe(path, _features(path)) for path in folder.glob("features-*/")),
     ]
     return sorted(found, key=lambda entry: entry.unused_for)
@@ -99,8 +101,8 @@ def _describe(path: Path, content: str) -> Entry:
 
 def _pixels(path: Path) -> str:
     try:
-        count, size, _ = np.load(path, mmap_mode="r").shape
-    except (ValueError, OSError):
+        count, size, _ = _map(path).shape
+    except ValueError:  # `UserError` is one
         return "damaged"
     return f"{count:,} images of {size} x {size} pixels"
 
@@ -108,15 +110,15 @@ def _pixels(path: Path) -> str:
 def _features(path: Path) -> str:
     about_file = path / "about.json"
     if not about_file.is_file():
-        return "activations, begun"
-    whole, begun = (len(list(path.glob(f"view-*.{kind}"))) for kind in ("npy", "partial"))
+        return "activations, unfinished"
+    whole, unfinished = (len(list(path.glob(f"view-*.{kind}"))) for kind in ("npy", "partial"))
     try:
         with paths.reading(about_file) as about:
-            views = "augmented view(s)" if about["augmentation"] else "plain view(s)"
+            variants = "augmented version(s)" if about["augmentation"] else "plain version(s)"
             return (
                 f"activations of {about['images']:,} images at {about['image_size']} px, "
-                f"{whole} {views}"
-                + (f" and {begun} begun" if begun else "")
+                f"{whole} {variants}"
+                + (f" and {unfinished} unfinished" if unfinished else "")
                 + f", {about['network']}, {about['computed_by']}"
             )
     except UserError:

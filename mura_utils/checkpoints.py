@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mura_utils.errors import UserError
+from mura_utils.errors import naming_damage
 from mura_utils.paths import atomic_write
 
 
@@ -28,14 +27,11 @@ def write_checkpoint(path: Path, arrays: Sequence[np.ndarray], **record: Any) ->
 
 
 def read_checkpoint(path: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """The arrays and the record of `write_checkpoint`.
+    """The arrays and the record that `write_checkpoint` wrote.
 
     Raises:
         UserError: the file is damaged.
     """
-    try:
-        with np.load(path) as stored:
-            record = json.loads(str(stored["record"]))
-            return [stored[f"v{index}"] for index in range(len(stored.files) - 1)], record
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it to begin anew.") from None
+    with naming_damage(path, "remove it to start again"), np.load(path) as stored:
+        record = json.loads(str(stored["record"]))
+        return [stored[f"v{index}"] for index in range(len(stored.files) - 1)], record

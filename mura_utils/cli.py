@@ -136,6 +136,17 @@ def compare(
         write_csv(csv, table.reset_index())
 
 
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="made if need be")] = Path(),
+) -> None:
+    """Copy the notebooks and experiments into a folder, to change them there."""
+    from mura_utils.paths import copy_series
+
+    made = copy_series(folder)
+    typer.echo(f"{len(made)} files in {folder.resolve()}: open them with 'jupyter lab notebooks'.")
+
+
 @data_app.command("phantom")
 def data_phantom(
     folder: Annotated[str, typer.Argument(help="absolute, or a name in data/")] = "phantom",

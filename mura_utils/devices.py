@@ -35,11 +35,21 @@ def strategy(experiment: Experiment) -> tf.distribute.Strategy:
 
 
 def dtype_policy(experiment: Experiment) -> str:
-    """Keras's policy to train with: float16 arithmetic only where `mixed` meets a GPU."""
+    """Keras's policy to train with: float16 arithmetic only with `mixed` on a GPU.
+
+    Example:
+        >>> dtype_policy(Experiment(precision="float32"))
+        'float32'
+    """
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     return "mixed_float16" if experiment.precision == "mixed" and on_gpu else "float32"
 
 
 def uses_xla(experiment: Experiment) -> bool:
-    """Whether XLA compiles an experiment's networks: on a GPU, unless it must be deterministic."""
+    """Whether XLA compiles an experiment's networks: on a GPU, unless it must be deterministic.
+
+    Example:
+        >>> uses_xla(Experiment(deterministic=True))
+        False
+    """
     return bool(tf.config.list_logical_devices("GPU")) and not experiment.deterministic

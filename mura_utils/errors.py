@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _SHORT = reprlib.Repr()
@@ -31,8 +34,34 @@ def describe(error: Exception) -> str:
     return f"{where}{error.strerror}."
 
 
+@contextmanager
+def naming_damage(path: Path, remedy: str) -> Iterator[None]:
+    """Say which file is damaged, where a library reads it inside the block.
+
+    Raises:
+        UserError: the block raised anything but a `UserError` or a lack of memory.
+
+    Example:
+        >>> with naming_damage(Path("state.npz"), "remove it"):
+        ...     raise EOFError("No data left in file")
+        Traceback (most recent call last):
+        mura_utils.errors.UserError: state.npz is damaged (No data left in file): remove it.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # NumPy's, zipfile's and zlib's, of many kinds
+        raise UserError(f"{path} is damaged ({error}): {remedy}.") from None
+
+
 def shown(value: Any) -> str:
-    """A value of the user's for a message: on one line, of 80 characters at most."""
+    """A value of the user's for a message: on one line, of 80 characters at most.
+
+    Example:
+        >>> shown(["ELBOW", 3])
+        "['ELBOW', 3]"
+    """
     try:
         text = " ".join(_SHORT.repr(value).splitlines())
     except Exception:  # whatever a foreign __repr__ does; integers of more than 4,300 digits

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mura_utils.backbones import BACKBONES
+from mura_utils.data.sources import SOURCES
 from mura_utils.errors import UserError, describe, shown
 from mura_utils.parameter_files import parse_value, read_parameters, write_parameters
 from mura_utils.parameter_types import (
@@ -37,11 +39,6 @@ EXPERIMENTS = REPOSITORY / "experiments"
 PHANTOM_WEIGHTS = Path(__file__).parent / "weights" / "densenet121_phantom.npz"
 """What `mura pretrain` learned from phantoms, with its card; ``weights: phantom`` names it."""
 
-CONVOLUTIONS = {"densenet121": 120, "densenet169": 168, "mobilenet": 14}
-"""How many each backbone has, as `backbones.convolution_names` counts them."""
-
-_IMAGENET_ALPHAS = (0.25, 0.5, 0.75, 1.0)
-
 
 def _parameter(default: Any, notebook: str, description: str, **constraints: Any) -> Any:
     """A field that belongs to the first notebook that reads it (its two digits)."""
@@ -61,7 +58,7 @@ class Experiment(BaseModel):
 
     name: FolderName = _parameter("demo", "01", "the run's name: its folder in runs/")
 
-    source: Annotated[Literal["auto", "mura", "fracatlas", "phantom"], AnyCase] = _parameter(
+    source: Annotated[Literal[("auto", *SOURCES)], AnyCase] = _parameter(
         "phantom", "01", "what the data folder holds; auto recognises it from its content"
     )
     data_dir: PathText = _parameter("phantom", "01", "the data set's folder: absolute, or in data/")
@@ -111,7 +108,7 @@ class Experiment(BaseModel):
     )
 
     seed: Seed = _parameter(0, "05", "seed of initialisation, order and augmentation")
-    backbone: Annotated[Literal["densenet121", "densenet169", "mobilenet"], AnyCase] = _parameter(
+    backbone: Annotated[Literal[tuple(BACKBONES)], AnyCase] = _parameter(
         "densenet121", "05", "network of keras.applications without its top"
     )
     # MobileNet's first layer has 32 filters, of which one must be left.
@@ -180,6 +177,9 @@ class Experiment(BaseModel):
     precision: Annotated[Literal["float32", "mixed"], AnyCase] = _parameter(
         "float32", "05", "mixed: float16 on a GPU, bfloat16 in OpenVINO"
     )
+    kernels: Annotated[Literal["fast", "keras"], AnyCase] = _parameter(
+        "fast", "05", "what trains on a CPU: quicker kernels with the same results, or Keras's own"
+    )
     deterministic: bool = _parameter(
         True, "05", "same seed, same history also on a GPU; false lets XLA compile there"
     )
@@ -207,7 +207,8 @@ class Experiment(BaseModel):
 
     def _conditions(self) -> list[tuple[bool, str]]:
         backbone, weights, unfreeze = self.backbone, self.weights, shown(self.unfreeze)
-        rates, count = 1 if self.head == "dense" else 5, CONVOLUTIONS[backbone]
+        facts = BACKBONES[backbone]
+        rates, count = 1 if self.head == "dense" else 5, facts.convolutions
         return [
             (
                 self.read_pixels or not self.exclude_duplicates,
@@ -218,18 +219,18 @@ class Experiment(BaseModel):
                 f"the head {self.head} takes {rates} dropout rate(s), not {shown(self.dropout)}",
             ),
             (
-                weights != "phantom" or backbone == "densenet121",
+                weights != "phantom" or facts.phantom,
                 f"the weights phantom are densenet121's: with the backbone {backbone} give "
                 "weights imagenet, none, or a file of `mura pretrain`",
             ),
             (
-                self.alpha == 1 or backbone == "mobilenet",
-                f"alpha = {self.alpha} is mobilenet's: with the backbone {backbone} leave it at 1",
+                self.alpha == 1 or bool(facts.alphas),
+                f"alpha = {self.alpha}, but the backbone {backbone} has one width: leave it at 1",
             ),
             (
-                self.alpha in _IMAGENET_ALPHAS or weights != "imagenet",
+                not facts.alphas or self.alpha in facts.alphas or weights != "imagenet",
                 f"alpha = {self.alpha}, but the weights imagenet exist for "
-                f"{', '.join(map(str, _IMAGENET_ALPHAS))}: give one of these, or other weights",
+                f"{', '.join(map(str, facts.alphas))}: give one of these, or other weights",
             ),
             (
                 self.unfreeze == "all" or self.unfreeze <= count,

@@ -1,7 +1,8 @@
-"""From files to training batches: a uint8 pixel cache, the report's augmentation, tf.data.
+"""From cached pixels to training batches: the report's augmentation, tf.data.
 
 Keras's `ImageDataGenerator` decodes, resizes and warps one image at a time in Python. Here files
-are decoded and resized once, and a batch is warped by one TensorFlow op with the same matrices.
+are decoded and resized once (`data.pixels`), and a batch is warped by one TensorFlow op with the
+same matrices.
 """
 
 from __future__ import annotations
@@ -42,7 +43,12 @@ class Augmentation:
 
     @classmethod
     def of(cls, experiment: Experiment) -> Augmentation:
-        """The augmentation whose ranges an experiment gives."""
+        """The augmentation whose ranges an experiment gives.
+
+        Example:
+            >>> Augmentation.of(Experiment(rotation_range=15)).rotation_range
+            15.0
+        """
         return cls(**{field.name: getattr(experiment, field.name) for field in fields(cls)})
 
     def draw(self, count: int, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -51,6 +57,13 @@ class Augmentation:
         Returns:
             Arrays (count,) under the names that `ImageDataGenerator.apply_transform` takes: theta
             and shear in degrees, tx and ty in pixels, zx and zy as factors, flip_horizontal bool.
+
+        Example:
+            >>> from mura_utils import report
+            >>> augmentation = Augmentation(**report.AUGMENTATION)
+            >>> drawn = augmentation.draw(3, size=224, rng=np.random.default_rng(0))
+            >>> drawn["theta"].round(1).tolist()  # degrees
+            [11.0, -18.4, -36.7]
         """
 
         def uniform(limit: float) -> np.ndarray:
@@ -81,6 +94,12 @@ class Augmentation:
 
         Returns:
             (N, 8) float32 for `tf.raw_ops.ImageProjectiveTransformV3`.
+
+        Example:
+            >>> still = Augmentation(0, 0, 0, 0, 0, horizontal_flip=False)
+            >>> drawn = still.draw(1, size=224, rng=np.random.default_rng(0))
+            >>> Augmentation.matrices(drawn, size=224).tolist()  # the identity
+            [[1.0, -0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]]
         """
         theta = np.deg2rad(parameters["theta"])
         sheared = theta + np.deg2rad(parameters["shear"])
@@ -106,6 +125,12 @@ def augment(images: np.ndarray | tf.Tensor, matrices: np.ndarray | tf.Tensor) ->
 
     Returns:
         (N, H, W, C) float32, 0 to 255.
+
+    Example:
+        >>> images = np.array([[[0, 1], [2, 3]]], np.uint8)[..., None]
+        >>> mirror = np.array([[-1, 0, 1, 0, 1, 0, 0, 0]], np.float32)
+        >>> augment(images, mirror)[0, ..., 0].numpy().tolist()
+        [[1.0, 0.0], [3.0, 2.0]]
     """
     images = tf.cast(images, tf.float32)
     return tf.raw_ops.ImageProjectiveTransformV3(
@@ -186,7 +211,7 @@ def make_dataset(
     batches, and a training that goes on sees what it would have seen.
 
     Args:
-        pixels: (N, S, S) uint8, an array or the memory map of `load_pixels`.
+        pixels: (N, S, S) uint8, such as the memory map returned by `load_pixels`.
         indices: (n,) rows of `pixels` to use.
         labels_onehot: (N, K), row for row with `pixels`.
         batch_size: images a batch.
@@ -202,6 +227,12 @@ def make_dataset(
 
     Raises:
         ValueError: `labels_onehot` and `pixels` differ in length.
+
+    Example:
+        >>> pixels, labels = np.zeros((5, 8, 8), np.uint8), np.eye(5)
+        >>> batches = make_dataset(pixels, np.arange(5), labels, batch_size=3, shuffle=True)
+        >>> [(images.shape.as_list(), targets.shape.as_list()) for images, targets in batches]
+        [([3, 8, 8, 1], [3, 5]), ([2, 8, 8, 1], [2, 5])]
     """
     if len(labels_onehot) != len(pixels):
         raise ValueError(f"{len(labels_onehot)} rows of labels for {len(pixels)} images")

@@ -20,6 +20,11 @@ def squeeze_excite(x: KerasTensor, ratio: int = 16) -> KerasTensor:
         (N, H, W, C): `x` with every channel multiplied by a factor in (0, 1).
 
     Source: Hu et al. 2018, "Squeeze-and-Excitation Networks", equations 2-4; report Fig. 16.
+
+    Example:
+        >>> import keras
+        >>> squeeze_excite(keras.Input((7, 7, 64)), ratio=16).shape
+        (None, 7, 7, 64)
     """
     channels = x.shape[-1]
     gate = layers.GlobalAveragePooling2D(name="squeeze")(x)
@@ -42,6 +47,11 @@ def attention_heads(x: KerasTensor, count: int = 3) -> KerasTensor:
         (N, H, W, count * C).
 
     Source: report Fig. 16, layers ``attention_0 ... 2`` and ``multiply_1 ... 3``.
+
+    Example:
+        >>> import keras
+        >>> attention_heads(keras.Input((7, 7, 64)), count=3).shape
+        (None, 7, 7, 192)
     """
     weighted = []
     for head in range(count):

@@ -69,7 +69,7 @@ class Run:
         return read_json(self.path(name))
 
     def complete(self) -> str:
-        """Record that this notebook has written all that it owes; later ones are out of date.
+        """Record that this notebook has written all its files; later ones are out of date.
 
         Returns:
             One sentence for the reader.
@@ -133,6 +133,10 @@ def parameters_in(cells: Sequence[str], where: str) -> dict[str, Any]:
 
     Raises:
         UserError: a value is not a literal.
+
+    Example:
+        >>> parameters_in(["# Parameters: of the run\\nseed = 0", "# Parameters\\nseed = 7"], "05")
+        {'seed': 7}
     """
     starts = [cell for cell in cells if cell.startswith("# Parameters")]
     own = [index for index, cell in enumerate(starts) if cell.startswith("# Parameters:")]

@@ -94,6 +94,10 @@ def parse_value(text: str) -> Any:
 
     Raises:
         UserError: it is no value that a parameter can have; says why.
+
+    Example:
+        >>> parse_value("1e-5"), parse_value("no"), parse_value("[ELBOW, WRIST]")
+        (1e-05, 'no', ['ELBOW', 'WRIST'])
     """
     try:
         node = _compose(text)
@@ -114,7 +118,7 @@ def _read_text(path: Path) -> str:
             raise _Unreadable("this is no regular file")
         if path.stat().st_size > _LARGEST:
             raise _Unreadable(f"a file of more than {_LARGEST:,} bytes is none of parameters")
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise _Unreadable("this is no text in UTF-8") from None
     except OSError as error:

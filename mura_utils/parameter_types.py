@@ -1,4 +1,4 @@
-"""What a parameter's value can be, beside its bounds; each type keeps one spelling of a value."""
+"""What a parameter's value can be, besides its bounds; each type keeps one spelling of a value."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _different(counts: list[int]) -> list[int]:
 
 
 AnyCase = BeforeValidator(_lower)
-"""Beside a Literal: its texts are taken in any case."""
+"""Added to a Literal: its texts are taken in any case."""
 
 OnOff = BeforeValidator(_on_or_off)
 """`AnyCase`, and the truth values that readers of YAML 1.1 make of on and off."""

@@ -1,7 +1,10 @@
 """Where data, runs and caches live, and how files are written there.
 
-Folders never depend on the current directory: they are beside the package (``data/``, ``runs/``,
-``cache/``) unless ``MURA_DATA_DIR``, ``MURA_RUNS_DIR`` or ``MURA_CACHE_DIR`` say otherwise.
+In a clone of the repository, folders never depend on the current directory: ``data/``, ``runs/``
+and ``cache/`` are beside the package unless ``MURA_DATA_DIR``, ``MURA_RUNS_DIR`` or
+``MURA_CACHE_DIR`` say otherwise. A copy that was installed with ``pip install .`` keeps them in the
+folder that `mura init` has filled with notebooks, from anywhere below it; without one, in the
+current folder.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,28 +23,51 @@ import pandas as pd
 
 from mura_utils.errors import UserError
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+_CLONE = Path(__file__).resolve().parents[1]
+_INSTALLED = Path(sysconfig.get_path("data")) / "share" / "mura-utils"
+
+REPOSITORY = _CLONE if (_CLONE / "notebooks").is_dir() else _INSTALLED
+"""What holds ``notebooks/`` and ``experiments/``: the clone, or their installed copy."""
 
 
 def _folder(variable: str, name: str) -> Path:
-    given = os.environ.get(variable)
-    if not given:
-        require_repository()
-    return resolve(given or REPOSITORY / name)
+    return resolve(os.environ.get(variable) or _home() / name)
 
 
-def require_repository() -> None:
-    """Refuse to work from a copy of the package that has no notebooks and experiments beside it.
+def _home() -> Path:
+    """The folder of data, runs and caches."""
+    if REPOSITORY == _CLONE:
+        return REPOSITORY
+    here = Path.cwd()
+    made = (place for place in (here, *here.parents) if _is_a_series(place))
+    return next(made, here)
+
+
+def _is_a_series(place: Path) -> bool:
+    return all((place / name).is_dir() for name in ("notebooks", "experiments"))
+
+
+def copy_series(folder: Path) -> list[Path]:
+    """Copy the notebooks and experiments into a folder, as ``mura init`` does.
+
+    Returns:
+        The files made.
 
     Raises:
-        UserError: this is such a copy, as ``pip install .`` makes it.
+        UserError: one of them is there already; nothing is copied then.
     """
-    if not (REPOSITORY / "notebooks").is_dir():
-        raise UserError(
-            f"The package in {REPOSITORY} was installed without its notebooks and experiments: "
-            "install it from a clone of the repository with 'pip install -e .', which leaves it "
-            "there."
-        )
+    files = [
+        (source, folder / source.relative_to(REPOSITORY))
+        for kind in ("notebooks/*.ipynb", "experiments/*.yaml")
+        for source in sorted(REPOSITORY.glob(kind))
+    ]
+    for _, target in files:
+        if os.path.lexists(target):
+            raise UserError(f"{target} exists: choose another folder; nothing was copied.")
+    for source, target in files:
+        with atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)
+    return [target for _, target in files]
 
 
 def expand(path: str | Path) -> Path:

@@ -62,8 +62,8 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
     model = load_model(folder / "model.keras")
     if model.output_shape[-1] != len(classes):
         raise UserError(
-            f"{folder / 'training.json'} names {len(classes)} classes, but the model beside it has "
-            f"{model.output_shape[-1]}: they are not of one training; run 05_modeling again."
+            f"{folder / 'training.json'} names {len(classes)} classes, but the model next to it "
+            f"has {model.output_shape[-1]}: they are not of one training; run 05_modeling again."
         )
     size = model.input_shape[1]
     batch = np.stack([resize(grey, size) for grey, _ in examined])[..., None].astype("float32")

@@ -19,6 +19,10 @@ def hide_bars(progress: bool) -> bool:
     """What tqdm's `disable` should be: True where no bar is wanted, or TQDM_DISABLE is set.
 
     tqdm reads that variable itself, but not for its notebook widget.
+
+    Example:
+        >>> hide_bars(progress=False)
+        True
     """
     return not progress or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
 

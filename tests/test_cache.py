@@ -51,7 +51,7 @@ def test_entries_say_what_they_hold_how_large_they_are_and_when_they_were_used()
     first, second = entries()
     assert [first.path, second.path] == [newer, older]
     assert first.content == (
-        "activations of 3 images at 32 px, 1 augmented view(s) and 1 begun, "
+        "activations of 3 images at 32 px, 1 augmented version(s) and 1 unfinished, "
         "mobilenet before conv_pw_9, tensorflow, float32"
     )
     assert second.content == "5 images of 32 x 32 pixels"

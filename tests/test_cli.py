@@ -14,7 +14,8 @@ from PIL import Image
 
 from mura_utils import cli, sweep
 from mura_utils.paths import cache_dir, data_dir, runs_dir, write_json
-from mura_utils.runs.record import NOTEBOOKS, write_completed
+from mura_utils.runs.record import write_completed
+from mura_utils.runs.stages import NOTEBOOKS
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mura_utils import frozen, training
+from mura_utils.backbones import BACKBONES
 from mura_utils.data.manifest import admit
 from mura_utils.data.pca import compare_pca, sample_per_class
 from mura_utils.data.splits import split
@@ -27,7 +28,6 @@ from mura_utils.errors import UserError
 from mura_utils.evaluation.metrics import evaluate, evaluate_abnormality
 from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.experiments import (
-    CONVOLUTIONS,
     Experiment,
     load_experiment,
     parse_assignment,
@@ -36,7 +36,8 @@ from mura_utils.experiments import (
     validate_parameters,
 )
 from mura_utils.generators import Augmentation, augment
-from mura_utils.network import backbones, build
+from mura_utils.network import build
+from mura_utils.network.backbone import convolution_names
 from mura_utils.notebook import data_root
 from mura_utils.runs.pipeline import discard
 
@@ -90,7 +91,7 @@ def edges(name: str) -> list:
 
 def settle(values: dict) -> dict:
     """Make values that were drawn one by one fit each other."""
-    count = CONVOLUTIONS[values["backbone"]]
+    count = BACKBONES[values["backbone"]].convolutions
     if values["unfreeze"] == math.inf:
         values["unfreeze"] = count
     if values["unfreeze"] in ("all", count) and values["cache_features"] == "on":
@@ -174,7 +175,7 @@ def compile_small(experiment: Experiment, chosen: pd.DataFrame, store: bool) -> 
     classes = sorted(set(chosen["label"]))
     pixels = images(chosen, experiment.image_size)
     model = build.build_model(experiment, classes)
-    assert len(backbones.convolution_names(model)) == CONVOLUTIONS[experiment.backbone]
+    assert len(convolution_names(model)) == BACKBONES[experiment.backbone].convolutions
     plan = frozen.plan(model, chosen, experiment)
     if plan.train is not None:
         last = plan.train.matrices(plan.train.views - 1, experiment.image_size)

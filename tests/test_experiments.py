@@ -88,8 +88,9 @@ NUMBERS = {
     ("name", "value"), [(name, value) for name, values in NUMBERS.items() for value in values]
 )
 def test_what_lies_outside_the_bounds_is_refused(name, value):
-    with pytest.raises(UserError, match=f"^test: {name}"):
-        validate_parameters({name: value}, "test")
+    others = {"backbone": "mobilenet", "weights": "none", "schedule": "cosine"}
+    with pytest.raises(UserError, match=rf"^test: {name}(\[\d\])? = "):
+        validate_parameters({**others, name: value}, "test")
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 10**400, True, "3"])
@@ -119,7 +120,7 @@ def test_every_number_has_bounds_that_are_tested():
         ({"dropout": []}, r"the head attention takes 5 dropout rate\(s\), not \[\]"),
         ({"cache_features": "on", "unfreeze": "all"}, "leaves nothing frozen to store"),
         ({"cache_features": "on", "unfreeze": 120}, "leaves nothing frozen to store"),
-        ({"alpha": 0.5}, "alpha = 0.5 is mobilenet's: with the backbone densenet121 leave it at 1"),
+        ({"alpha": 0.5}, "alpha = 0.5, but the backbone densenet121 has one width: leave it at 1"),
         (
             {"backbone": "mobilenet", "weights": "imagenet", "alpha": 0.3},
             "alpha = 0.3, but the weights imagenet exist for 0.25, 0.5, 0.75, 1.0",
@@ -368,3 +369,19 @@ def test_the_reports_experiments_hold_the_reports_hyper_parameters():
             "min_learning_rate": 1e-7,
         }
         assert {name: values[name] for name in expected} == expected
+
+
+def test_the_reports_rows_differ_in_their_first_block_only():
+    marks = ("# What makes this row of Fig. 28:", "# What exp1 to exp6 have in common:")
+    common = set()
+    for number in range(1, 7):
+        text = (EXPERIMENTS / f"exp{number}.yaml").read_text()
+        assert all(text.count(mark) == 1 for mark in marks)
+        common.add(text.split(marks[1])[1])
+    assert len(common) == 1
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_head_of_an_experiment_says_what_to_expect(path):
+    head = path.read_text().split("name:")[0]
+    assert "Time:" in head and "Score:" in head

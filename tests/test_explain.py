@@ -164,7 +164,7 @@ def test_a_network_without_relu_has_no_fine_layer():
 
 @pytest.mark.parametrize("target", [class_target, contrast_target])
 def test_a_label_that_the_model_was_not_trained_on_is_refused(target):
-    with pytest.raises(UserError, match="-1 is the position of none of the model's 4 classes"):
+    with pytest.raises(UserError, match="Class index -1 is out of range: the model has 4"):
         target([0, -1], CLASSES)
 
 

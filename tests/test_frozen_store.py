@@ -190,7 +190,7 @@ def test_the_disk_decides_by_what_is_still_to_be_written(monkeypatch):
     assert f": {needed} B, of which {needed} B are still to be made" in roomy.sentence
     narrow = frozen.plan(model, data[1], auto)
     assert not narrow.on
-    assert "off, because of the disk: 3 view(s) of 128 training images" in narrow.sentence
+    assert "off, because of the disk: 3 version(s) of 128 training images" in narrow.sentence
     assert f"and {needed} B are free" in narrow.sentence
     free(monkeypatch, needed - 1)
     with pytest.raises(UserError, match=f"need {needed} B more and .* has {needed - 1} B") as error:

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 
 from mura_utils import report
+from mura_utils.backbones import BACKBONES, Backbone
 from mura_utils.errors import UserError
-from mura_utils.experiments import load_experiment, validate_parameters
+from mura_utils.experiments import Experiment, load_experiment, validate_parameters
 from mura_utils.layers import attention_heads, squeeze_excite
-from mura_utils.network import backbones, build
+from mura_utils.network import build
+from mura_utils.network.backbone import (
+    FEATURES,
+    build_backbone,
+    convolution_names,
+    save_weights,
+)
 
 SMALL = {"backbone": "mobilenet", "alpha": 0.25, "image_size": 64, "weights": "none"}
 
@@ -32,7 +39,7 @@ def test_exp6_has_the_reports_parameter_counts_with_every_layer_trainable():
 
 def test_the_last_five_convolutions_of_densenet121_are_the_reports():
     model = build.build_model(load_experiment("exp6", weights="none"), 14)
-    convolutions = backbones.convolution_names(model)
+    convolutions = convolution_names(model)
     assert len(convolutions) == 120
     trainable = [name for name in convolutions if model.get_layer(name).trainable]
     assert trainable == convolutions[-5:]
@@ -121,7 +128,7 @@ def test_no_network_is_one_sentence_that_says_how_to_bring_a_file(monkeypatch):
     def fail(*args, **kwargs):
         raise Exception("URL fetch failure on the-address: None -- no network")
 
-    monkeypatch.setitem(backbones.BACKBONES, "mobilenet", fail)
+    monkeypatch.setattr(keras.applications, "MobileNet", fail)
     with pytest.raises(UserError, match=r"could not be downloaded .*the-address.*weights=<path>"):
         build.build_model(small(weights="imagenet"), 3)
 
@@ -131,7 +138,7 @@ def test_real_imagenet_weights_load(real_weights):
     other = build.build_model(small(image_size=224), 8)
     first = [np.array(m.get_layer("conv1").kernel) for m in (model, other)]
     assert np.abs(first[0] - first[1]).max() > 0.1
-    assert model.get_layer(backbones.FEATURES).output.shape == (None, 7, 7, 256)
+    assert model.get_layer(FEATURES).output.shape == (None, 7, 7, 256)
 
 
 def test_mixed_precision_computes_in_float16_and_only_there():
@@ -224,9 +231,28 @@ def test_what_is_no_whole_model_is_a_sentence(tmp_path):
 
 def test_a_card_without_its_digest_is_a_sentence(tmp_path):
     experiment = small(scaling="backbone")
-    backbone = backbones.build_backbone(experiment, 64)[1]
-    backbones.save_weights(backbone.weights, tmp_path / "own.npz")
+    backbone = build_backbone(experiment, 64)[1]
+    save_weights(backbone.weights, tmp_path / "own.npz")
     for card in ({}, [], "card"):
         (tmp_path / "own.json").write_text(json.dumps(card))
         with pytest.raises(UserError, match=r"own\.json does not hold what this version writes"):
             build.build_model(small(weights=str(tmp_path / "own.npz")), 4)
+
+
+def test_a_backbone_is_one_record(monkeypatch):
+    toy = Backbone("MobileNetV2", 35, scale=1 / 127.5, offset=-1.0, alphas=(0.35,))
+    monkeypatch.setitem(BACKBONES, "toy", toy)
+    experiment = small(unfreeze=2, scaling="backbone").model_copy(
+        update={"backbone": "toy", "alpha": 0.35}
+    )
+    model = build.build_model(experiment, 3)
+    assert model.get_layer(FEATURES).output.shape == (None, 2, 2, 1280)
+    names = convolution_names(model)
+    assert len(names) == toy.convolutions
+    assert [name for name in names if model.get_layer(name).trainable] == names[-2:]
+    assert model.get_layer("scaling").scale == toy.scale
+
+
+def test_the_schema_takes_its_backbones_from_the_records():
+    schema = Experiment.model_json_schema()["properties"]["backbone"]
+    assert schema["enum"] == list(BACKBONES)

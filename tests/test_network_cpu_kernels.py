@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from mura_utils.experiments import validate_parameters
 from mura_utils.network.cpu_kernels import use_cpu_adam, use_cpu_kernels
+from mura_utils.training.task import Task, compile_task
 
 MAPS = np.random.default_rng(0).normal(3, 2, (6, 5, 4, 8)).astype(np.float32)
 
@@ -120,3 +122,15 @@ def test_what_is_saved_is_keras_own(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert "cpu_kernels" not in type(loaded.layers[1].call).__module__
     np.testing.assert_allclose(loaded(MAPS), plain(MAPS), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernels", ["fast", "keras"])
+def test_stock_keras_trains_where_it_is_asked_for(kernels):
+    settings = validate_parameters({"kernels": kernels, "epochs": 1}, "test")
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 1)(inputs))
+    network = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+    compile_task(Task(network, lambda epoch: None, None, None, 1, ""), settings)
+    replaced = [layer.name for layer in network.layers if "call" in vars(layer)]
+    assert bool(replaced) == (kernels == "fast")
+    assert ("update_step" in vars(network.optimizer)) == (kernels == "fast")

@@ -6,7 +6,8 @@ from mura_utils import notebook as nb
 from mura_utils.errors import UserError
 from mura_utils.experiments import read_parameters
 from mura_utils.paths import runs_dir
-from mura_utils.runs.record import NOTEBOOKS, completed
+from mura_utils.runs.record import completed
+from mura_utils.runs.stages import NOTEBOOKS
 
 OWN = '# Parameters: the demo\nname = "mine"  # the run\nsource = "mura"\n'
 

@@ -45,12 +45,19 @@ def test_csv_has_lf_line_ends_and_no_index(tmp_path):
     assert (tmp_path / "t.csv").read_bytes() == b"path,n\na,1\n"
 
 
-def test_a_copy_without_its_repository_says_what_it_lacks(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "REPOSITORY", tmp_path / "site-packages")
-    assert paths.runs_dir() == tmp_path / "runs", "a folder that is named can be used"
+def test_an_installed_copy_keeps_its_folders_where_its_notebooks_are(tmp_path, monkeypatch):
     monkeypatch.delenv("MURA_RUNS_DIR")
-    with pytest.raises(UserError, match=r"site-packages was installed without its notebooks"):
-        paths.runs_dir()
+    copied = paths.copy_series(tmp_path / "mine")
+    assert len(copied) == len([*paths.REPOSITORY.glob("notebooks/*.ipynb")]) + len(
+        [*paths.REPOSITORY.glob("experiments/*.yaml")]
+    )
+    with pytest.raises(UserError, match=r"01_data_understanding\.ipynb exists: choose another"):
+        paths.copy_series(tmp_path / "mine")
+    monkeypatch.setattr(paths, "REPOSITORY", tmp_path / "share")
+    monkeypatch.chdir(tmp_path / "mine" / "notebooks")
+    assert paths.runs_dir() == tmp_path / "mine" / "runs"
+    monkeypatch.chdir(tmp_path)
+    assert paths.runs_dir() == tmp_path / "runs"
 
 
 def test_paths_that_lead_nowhere_are_one_sentence(tmp_path, monkeypatch):

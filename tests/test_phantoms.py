@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from mura_utils.data.sources import load_mask, open_source
+from mura_utils.data.sources.phantom import phantom_mask
 from mura_utils.errors import UserError
 from mura_utils.phantoms.anatomy import WINDOWS, draw_arm, find_bone
 from mura_utils.phantoms.dataset import (
@@ -31,7 +32,6 @@ from mura_utils.phantoms.dataset import (
     draw_case,
     draw_phantoms,
     draw_radiograph,
-    phantom_mask,
 )
 from mura_utils.phantoms.radiography import Study, take_radiograph
 

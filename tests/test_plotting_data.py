@@ -100,7 +100,7 @@ def test_faults_are_ordered_and_their_absence_is_said():
 
     clean = {"counts": {"listed": 6, "admitted": 6}, "excluded": [], "remarks": {}}
     fig = plotting.faults(clean)
-    assert {"No file was excluded.", "Nothing odd was met."} <= set(texts(fig))
+    assert {"No file was excluded.", "Nothing odd was found."} <= set(texts(fig))
     assert "Excluded: none" in plotting.alt_text(fig)
 
 

@@ -15,7 +15,8 @@ from mura_utils.network.build import build_model
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.phantoms.dataset import draw_radiograph
 from mura_utils.prediction import _targets, predict_images
-from mura_utils.runs.record import NOTEBOOKS, write_completed
+from mura_utils.runs.record import write_completed
+from mura_utils.runs.stages import NOTEBOOKS
 
 CLASSES = [f"{kind}-{part}" for kind in ("Abnormal", "Normal") for part in ("HAND", "WRIST")]
 

@@ -13,7 +13,8 @@ from mura_utils.experiments import save_experiment, validate_parameters
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.report import FIG_28
 from mura_utils.runs.comparison import compare, differing_parameters, find_runs, format_table, table
-from mura_utils.runs.record import NOTEBOOKS, write_completed
+from mura_utils.runs.record import write_completed
+from mura_utils.runs.stages import NOTEBOOKS
 
 VAL_ACCURACY = "report_mura_image_split_val_accuracy"
 

@@ -17,7 +17,8 @@ from mura_utils.experiments import Experiment
 from mura_utils.notebook import Run
 from mura_utils.paths import runs_dir
 from mura_utils.runs import kernels, pipeline
-from mura_utils.runs.record import NOTEBOOKS, completed
+from mura_utils.runs.record import completed
+from mura_utils.runs.stages import NOTEBOOKS
 
 OPEN = "from mura_utils.notebook import open_run\nrun = open_run({name!r}, In)"
 DONE = "run.path({name!r} + '.txt').write_text(str(run.experiment.epochs))\nrun.complete();"

@@ -12,7 +12,7 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.runs import record
-from mura_utils.runs.record import NOTEBOOKS
+from mura_utils.runs.stages import NOTEBOOKS
 
 MINE = ['# Parameters: x\nname = "mine"']
 HOLD = (

@@ -16,7 +16,8 @@ from mura_utils.experiments import Experiment
 from mura_utils.paths import REPOSITORY, read_json, runs_dir
 from mura_utils.runs import sweep
 from mura_utils.runs.jobs import run_here, summarise
-from mura_utils.runs.record import NOTEBOOKS, completed
+from mura_utils.runs.record import completed
+from mura_utils.runs.stages import NOTEBOOKS
 from mura_utils.runs.sweep import plan, run_sweep
 
 # --- what to run ----------------------------------------------------------------------------------

@@ -303,7 +303,7 @@ def test_a_checkpoint_of_other_parameters_is_discarded_with_a_word(tmp_path, che
     again = train(tmp_path, experiment(epochs=3, learning_rate=0.02))
     said = capsys.readouterr().out
     assert f"{tmp_path}/.checkpoint/state.npz belongs to other parameters or data" in said
-    assert "training starts anew" in said
+    assert "training starts again" in said
     assert again.result.resumed_after == 0
     fresh = train(tmp_path / "fresh", experiment(epochs=3, learning_rate=0.02))
     assert capsys.readouterr().out == ""
@@ -314,7 +314,7 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, checkpoint):
     shutil.copytree(checkpoint, tmp_path / ".checkpoint")
     path = tmp_path / ".checkpoint" / "state.npz"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"state\.npz is damaged .* remove it to begin anew"):
+    with pytest.raises(UserError, match=r"state\.npz is damaged .* remove it to start again"):
         train(tmp_path, experiment(epochs=3))
 
 

@@ -28,7 +28,7 @@ from mura_utils.paths import REPOSITORY, atomic_write
 from mura_utils.plotting.heatmaps import overlay
 from mura_utils.plotting.style import to_png
 from mura_utils.runs.pipeline import run_experiment
-from mura_utils.runs.record import NOTEBOOKS
+from mura_utils.runs.stages import NOTEBOOKS
 
 
 def refresh() -> None:

@@ -90,6 +90,10 @@ class ImageFault(UserError):
         path: the file.
         kind: one of `FAULTS`.
         detail: what is wrong, without the path.
+
+    Example:
+        >>> str(ImageFault("wrist.png", "zero-byte", "the file is empty"))
+        'wrist.png cannot be used (zero-byte): the file is empty.'
     """
 
     def __init__(self, path: Path | str, kind: str, detail: str) -> None:
@@ -186,6 +190,11 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
     Returns:
         `(size, size)` uint8.
+
+    Example:
+        >>> resize(np.tile(np.array([[0], [200]], np.uint8), 4), 2)
+        array([[  0,   0],
+               [200, 200]], dtype=uint8)
     """
     # With a reducing gap PIL first shrinks by a whole factor: the same to the eye, and quicker.
     resized = Image.fromarray(image).resize(

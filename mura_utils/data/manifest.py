@@ -83,8 +83,13 @@ def admit(
         body_parts: the ones to keep, in any case; without any, all.
 
     Raises:
-        UserError: nothing is usable, there is no image of one of `body_parts`, or duplicates shall
-            go but no file was read.
+        UserError: nothing is usable, there is no image of one of `body_parts`, or duplicates are
+            to be left out but no file was read.
+
+    Example:
+        >>> faults = {"path": ["a.png", "b.png"], "fault": ["", "truncated"]}
+        >>> admit(pd.DataFrame(faults))["path"].tolist()
+        ['a.png']
     """
     listed = _of_body_parts(inventory, body_parts)
     admitted = listed[listed["fault"] == ""]

@@ -17,6 +17,10 @@ def sample_per_class(labels: Sequence[str], count: int, seed: int = 0) -> np.nda
 
     Returns:
         Positions in `labels`, ascending, int64.
+
+    Example:
+        >>> sample_per_class(["HAND", "WRIST", "HAND", "HAND"], count=1).size
+        2
     """
     labels = np.asarray(labels)
     rng = np.random.default_rng(seed)
@@ -62,6 +66,11 @@ def compare_pca(
     Raises:
         UserError: fewer than two different training images, no held-out image that differs from
             their mean, a `variance` outside (0, 1] or a `batch_size` outside [2, N].
+
+    Example:
+        >>> noise = np.random.default_rng(0).normal(size=(50, 4)) * [9, 9, 1, 1]
+        >>> compare_pca(noise[:40], noise[40:], variance=0.9)["pca"]["components"]
+        2
     """
     train = np.asarray(train, dtype=np.float32)
     held_out = np.asarray(held_out, dtype=np.float32)

@@ -93,6 +93,10 @@ def content_keys(root: Path, manifest: pd.DataFrame) -> list[str | tuple]:
 
     Raises:
         UserError: a file without SHA-256 is missing.
+
+    Example:
+        >>> content_keys(Path("MURA-v1.1"), pd.DataFrame({"path": ["a.png"], "sha256": ["e3b0"]}))
+        ['e3b0']
     """
     hashes = manifest["sha256"].astype(object).fillna("")
     return [

@@ -51,6 +51,12 @@ def split(
         UserError: an unknown protocol, fractions that are not three positive shares of 1, an
             official protocol on data without official lists, a single class, or a class that cannot
             be in every split (the sentence names it).
+
+    Example:
+        >>> images = pd.DataFrame({"path": [*"abcdef"], "patient": [*"abcdef"]})
+        >>> images["label"] = ["Normal-HAND", "Abnormal-HAND"] * 3
+        >>> sorted(split(images, "patient")["split"])
+        ['test', 'test', 'train', 'train', 'validation', 'validation']
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"Unknown split protocol {protocol!r}; use one of {', '.join(PROTOCOLS)}.")
@@ -153,6 +159,13 @@ def leakage(manifest: pd.DataFrame, splits: pd.DataFrame) -> dict[str, Any]:
 
     Raises:
         UserError: the two tables do not list the same images.
+
+    Example:
+        >>> images = pd.DataFrame({"path": ["a", "b", "c"], "patient": ["1", "1", "2"]})
+        >>> images["study"] = images["patient"] + "/study1"
+        >>> parts = images[["path"]].assign(split=["train", "test", "validation"])
+        >>> leakage(images, parts)["pairs"]["train-test"]
+        {'patients': 1, 'studies': 1, 'duplicate_images': None}
     """
     rows = manifest.merge(splits[["path", "split"]], on="path", validate="one_to_one")
     if not len(rows) == len(manifest) == len(splits):
@@ -215,6 +228,10 @@ def leakage_table(compared: dict[str, dict[str, Any]]) -> pd.DataFrame:
         protocol, split ("validation" or "test"), what ("patient", "study" or "duplicate") and
         share (0 to 1; NaN: unknown): of that split's images, how many have theirs in training.
         Refused protocols have no rows.
+
+    Example:
+        >>> leakage_table({"official-image": {"refused": "this data has no official lists"}}).empty
+        True
     """
     rows = [
         (protocol, name, what, counts["splits"][name][f"images_with_{what}_in_train"])

@@ -15,14 +15,29 @@ Measure = Callable[[Weights], dict[str, np.ndarray]]
 
 
 def draw_patients(patients: pd.Series, count: int, seed: int) -> tuple[pd.Index, np.ndarray]:
-    """The patients, and how often each of `count` resamples drew each of them."""
+    """The patients, and how often each of `count` resamples drew each of them.
+
+    Example:
+        >>> patients, draws = draw_patients(pd.Series(["1", "1", "2"]), count=4, seed=0)
+        >>> list(patients), draws.shape, draws.sum(axis=1).tolist()
+        (['1', '2'], (4, 2), [2, 2, 2, 2])
+    """
     known = pd.Index(patients.unique())
     shares = np.full(len(known), 1 / len(known))
     return known, np.random.default_rng(seed).multinomial(len(known), shares, size=count)
 
 
 def resampled(measure: Measure, draws: np.ndarray, patient_of: np.ndarray) -> dict[str, dict]:
-    """Value and interval of each metric; `draws` (B, patients) says how often each was drawn."""
+    """Value and interval of each metric; `draws` (B, patients) says how often each was drawn.
+
+    Example:
+        >>> images = pd.Series(["1", "1", "2"])  # by patient
+        >>> patients, draws = draw_patients(images, count=100, seed=0)
+        >>> right = np.array([1, 1, 0])
+        >>> measure = lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)}
+        >>> resampled(measure, draws, patients.get_indexer(images))["accuracy"]["low"]
+        0.0
+    """
     values = measure(np.ones((1, len(patient_of))))
     chunks = [
         measure(draws[start : start + _RESAMPLES_AT_ONCE][:, patient_of].astype(float))
@@ -43,5 +58,10 @@ def resampled(measure: Measure, draws: np.ndarray, patient_of: np.ndarray) -> di
 
 
 def finite_or_none(value: float) -> float | None:
-    """The value as JSON holds it: None where it is undefined."""
+    """The value as JSON holds it: None where it is undefined.
+
+    Example:
+        >>> finite_or_none(float("nan")) is None
+        True
+    """
     return float(value) if np.isfinite(value) else None

@@ -72,6 +72,16 @@ def evaluate(
         UserError: there are no rows, or columns are missing.
 
     Source: report section V, Fig. 29 to 31 and 36.
+
+    Example:
+        >>> rows = pd.DataFrame({"path": [*"abcd"], "patient": [*"1122"], "study": [*"1122"]})
+        >>> rows = rows.assign(split="test", body_part="HAND")
+        >>> rows["abnormality"] = ["Abnormal", "Normal"] * 2
+        >>> rows["label"] = rows["predicted"] = rows["abnormality"] + "-HAND"
+        >>> rows["p:Abnormal-HAND"] = [0.75, 0.25, 1, 0]
+        >>> rows["p:Normal-HAND"] = 1 - rows["p:Abnormal-HAND"]
+        >>> evaluate(rows, bootstrap=10)["image"]["accuracy"]
+        {'value': 1.0, 'low': 1.0, 'high': 1.0, 'undefined': 0}
     """
     require_columns(predictions, (*PREDICTION_COLUMNS, "predicted"))
     classes = classes_of(predictions)
@@ -139,6 +149,12 @@ def evaluate_abnormality(
         threshold: abnormal is `p` above it.
         bootstrap: resamples of the patients.
         seed: of the resampling.
+
+    Example:
+        >>> truth = pd.Series(["Abnormal", "Normal", "Normal"])
+        >>> metrics = evaluate_abnormality(truth, np.array([0.9, 0.2, 0.6]), pd.Series([*"123"]))
+        >>> metrics["specificity"]["value"]
+        0.5
     """
     known, draws = draw_patients(patients, bootstrap, seed)
     measure = _binary_measure(abnormality, pd.Series(p), threshold)

@@ -11,13 +11,13 @@ from mura_utils.errors import UserError
 from mura_utils.labels import body_part, p_abnormal, probabilities_of, probability_columns
 
 PREDICTION_COLUMNS = ("path", "patient", "study", "body_part", "abnormality", "label", "split")
-"""Columns of predictions.csv beside ``predicted`` and one ``p:<label>`` a class."""
+"""Columns of predictions.csv besides ``predicted`` and one ``p:<label>`` a class."""
 
 
 def predictions_frame(
     manifest_rows: pd.DataFrame, classes: Sequence[str], probabilities: np.ndarray
 ) -> pd.DataFrame:
-    """Put a model's output beside what is known of the images: the rows of predictions.csv.
+    """Join a model's output with what is known of the images: the rows of predictions.csv.
 
     Args:
         manifest_rows: N rows with `PREDICTION_COLUMNS` (manifest.csv joined with splits.csv).
@@ -27,6 +27,13 @@ def predictions_frame(
     Raises:
         UserError: a column is missing, shapes do not match, a value is no probability, or a label
             is none of the model's classes.
+
+    Example:
+        >>> row = ("a.png", "1", "1/study1", "HAND", "Abnormal", "Abnormal-HAND", "test")
+        >>> rows = pd.DataFrame([row], columns=PREDICTION_COLUMNS)
+        >>> table = predictions_frame(rows, ["Abnormal-HAND", "Normal-HAND"], [[0.25, 0.75]])
+        >>> table[["predicted", "p:Abnormal-HAND"]].to_dict("records")
+        [{'predicted': 'Normal-HAND', 'p:Abnormal-HAND': 0.25}]
     """
     require_columns(manifest_rows, PREDICTION_COLUMNS)
     probabilities = np.asarray(probabilities)
@@ -56,7 +63,13 @@ def predictions_frame(
 
 
 def p_body_part(predictions: pd.DataFrame) -> pd.DataFrame:
-    """P(body part) of each image, one column a body part, in alphabetical order."""
+    """P(body part) of each image, one column a body part, in alphabetical order.
+
+    Example:
+        >>> row = {"p:Abnormal-HAND": 0.5, "p:Normal-HAND": 0.25, "p:Normal-WRIST": 0.25}
+        >>> p_body_part(pd.DataFrame([row])).to_dict("records")
+        [{'HAND': 0.75, 'WRIST': 0.25}]
+    """
     return probabilities_of(predictions).T.groupby(body_part).sum().T
 
 
@@ -65,6 +78,13 @@ def study_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         study, patient, body_part, abnormality, views (number of images), p_abnormal.
+
+    Example:
+        >>> views = pd.DataFrame({"path": ["a", "b"], "study": "1/study1", "patient": "1"})
+        >>> views = views.assign(body_part="HAND", abnormality="Normal")
+        >>> views["p:Abnormal-HAND"] = [0.25, 0.5]
+        >>> study_predictions(views)[["views", "p_abnormal"]].to_dict("records")
+        [{'views': 2, 'p_abnormal': 0.375}]
     """
     frame = predictions.assign(p_abnormal=p_abnormal(predictions))
     return frame.groupby("study", as_index=False).agg(
@@ -81,6 +101,9 @@ def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
 
     Raises:
         UserError: names what is missing, and where it comes from.
+
+    Example:
+        >>> require_columns(pd.DataFrame(columns=["path", "split"]), ["path"])
     """
     missing = [column for column in columns if column not in frame.columns]
     if missing:

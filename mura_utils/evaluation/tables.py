@@ -1,4 +1,4 @@
-"""Metrics as tables for display, beside the report's."""
+"""Metrics as tables for display, next to the report's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from mura_utils.evaluation.metrics import LEVELS
 
 
 def metrics_table(metrics: dict[str, Any]) -> pd.DataFrame:
-    """The metrics of `evaluate` as rows: level (text of `LEVELS`), metric, value, low, high."""
+    """The metrics of `evaluate` as rows: level (text of `LEVELS`), metric, value, low, high.
+
+    Example:
+        >>> kappa = {"kappa": {"value": 0.5, "low": 0.25, "high": 0.75}}
+        >>> metrics_table(dict.fromkeys(LEVELS, kappa))[["metric", "value"]].to_dict("records")[0]
+        {'metric': 'kappa', 'value': 0.5}
+    """
     rows = [
         {"level": text, "metric": name, **{key: interval[key] for key in ("value", "low", "high")}}
         for level, text in LEVELS.items()
@@ -21,12 +27,12 @@ def metrics_table(metrics: dict[str, Any]) -> pd.DataFrame:
 
 
 def classification_report(metrics: dict[str, Any], data: str) -> pd.DataFrame:
-    """Precision, recall, F1 and support of each class beside the report's (report Fig. 30).
+    """Precision, recall, F1 and support of each class next to the report's (report Fig. 30).
 
-    The report's averages stand beside ours only where both run over the same classes.
+    The report's averages stand next to ours only where both run over the same classes.
 
     Args:
-        metrics: of `evaluate`.
+        metrics: as returned by `evaluate`.
         data: what was evaluated, as the heading of our columns.
 
     Returns:
@@ -51,13 +57,19 @@ def kappa_table(metrics: dict[str, Any], name: str, test_set: str) -> pd.DataFra
     """Our kappas with their intervals, then the leaderboard's and the peers' (report Fig. 36).
 
     Args:
-        metrics: of `evaluate`.
+        metrics: as returned by `evaluate`.
         name: of the run.
         test_set: what was evaluated, such as "MURA valid set"; part of our rows' levels, so that
             rows of different data never share one.
 
     Returns:
         name, kappa, level, low, high (NaN: not published).
+
+    Example:
+        >>> kappa = {"kappa": {"value": 0.5, "low": 0.25, "high": 0.75}}
+        >>> table = kappa_table(dict.fromkeys(LEVELS, kappa), "exp6", "MURA valid set")
+        >>> table[["name", "kappa", "level"]].to_dict("records")[0]
+        {'name': 'exp6', 'kappa': 0.5, 'level': 'all classes, per image, MURA valid set'}
     """
     ours = [
         {"name": name, "level": f"{text}, {test_set}"}

@@ -1,6 +1,7 @@
 """Heat-maps: what they explain, how they are computed, and how they are scored against masks."""
 
 from mura_utils.explain.maps import (
+    METHODS,
     attention_maps,
     explain,
     fine_layer,
@@ -13,6 +14,7 @@ from mura_utils.explain.scores import energy_in_mask, pointing_game, score_heatm
 from mura_utils.explain.targets import Target, class_target, contrast_target
 
 __all__ = [
+    "METHODS",
     "Target",
     "attention_maps",
     "class_target",

@@ -30,7 +30,7 @@ from tf_keras_vis.saliency import Saliency
 
 from mura_utils.errors import UserError
 from mura_utils.explain.targets import Target
-from mura_utils.network.backbones import FEATURES, feature_layers
+from mura_utils.network.backbone import FEATURES, feature_layers
 
 _CHUNK = 16  # images at once: bounds the memory of the gradients
 
@@ -287,12 +287,12 @@ def methods_of(model: keras.Model) -> list[str]:
 def explain(
     model: keras.Model, images: np.ndarray, targets: Mapping[str, Target], layer: str
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Every method's heat-maps for every target, to be scored beside each other.
+    """Every method's heat-maps for every target, to be scored next to each other.
 
     SmoothGrad is left out: it costs sixteen saliency maps.
 
     Args:
-        model: of `mura_utils.network`.
+        model: as returned by `network.build.build_model`.
         images: (N, S, S, 1) float32 in 0..255.
         targets: name -> target of these images.
         layer: Grad-CAM is made at the feature map that the head sees, at this layer and at

@@ -1,6 +1,6 @@
 """How well a heat-map agrees with a mask of the abnormality.
 
-Both scores need the chance level beside them: a map drawn at random scores ``mask.mean()``, the
+Compare both scores with the chance level: a map drawn at random scores ``mask.mean()``, the
 share of the image that the mask covers.
 """
 
@@ -28,6 +28,11 @@ def pointing_game(heatmap: np.ndarray, mask: np.ndarray) -> bool:
         UserError: shapes differ or the mask is empty.
 
     Source: Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop", section 4.2.
+
+    Example:
+        >>> heatmap = np.array([[0.0, 0.3], [0.2, 1.0]])
+        >>> pointing_game(heatmap, mask=np.array([[False, False], [False, True]]))
+        True
     """
     _check(heatmap, mask)
     if heatmap.max() == heatmap.min():
@@ -46,6 +51,11 @@ def energy_in_mask(heatmap: np.ndarray, mask: np.ndarray) -> float:
         UserError: shapes differ or the mask is empty.
 
     Source: Wang et al. 2020, "Score-CAM", section 4.3, "energy-based pointing game".
+
+    Example:
+        >>> heatmap = np.array([[0.0, 0.25], [0.25, 0.5]])
+        >>> energy_in_mask(heatmap, mask=np.array([[False, False], [False, True]]))
+        0.5
     """
     _check(heatmap, mask)
     total = heatmap.sum(dtype=float)
@@ -55,15 +65,21 @@ def energy_in_mask(heatmap: np.ndarray, mask: np.ndarray) -> float:
 def score_heatmaps(
     heatmaps: Mapping[tuple[str, str], np.ndarray], masks: Sequence[np.ndarray | None]
 ) -> pd.DataFrame:
-    """Both scores of every heat-map, beside the chance level.
+    """Both scores of every heat-map, next to the chance level.
 
     Args:
-        heatmaps: (method, target) -> (N, S, S), as of `explain.explain`.
+        heatmaps: (method, target) -> (N, S, S), as returned by `explain.explain`.
         masks: N masks (S, S) bool; None or an empty one leaves the image's scores NaN.
 
     Returns:
         One row an image, method and target: image (0..N-1), method, target, empty (a map without
         any heat), pointing_game (0 or 1), energy_in_mask, chance (the mask's share of the image).
+
+    Example:
+        >>> heatmaps = {("saliency", "class"): np.eye(2)[None]}
+        >>> scores = score_heatmaps(heatmaps, [np.array([[True, False], [False, False]])])
+        >>> scores[["energy_in_mask", "chance"]].to_dict("records")
+        [{'energy_in_mask': 0.5, 'chance': 0.25}]
     """
     rows = []
     for (method, target), maps in heatmaps.items():

@@ -39,7 +39,11 @@ def class_target(indices: Sequence[int], classes: Sequence[str]) -> Target:
         classes: K labels, in the order of the model's outputs.
 
     Raises:
-        UserError: a position is none of a class.
+        UserError: a position is out of range.
+
+    Example:
+        >>> class_target([1], ["Abnormal-HAND", "Normal-HAND"]).weights
+        array([[0., 1.]], dtype=float32)
     """
     _check_indices(indices, classes)
     return Target(np.eye(len(classes), dtype=np.float32)[np.asarray(indices)])
@@ -57,7 +61,11 @@ def contrast_target(indices: Sequence[int], classes: Sequence[str]) -> Target:
         classes: K labels, in the order of the model's outputs.
 
     Raises:
-        UserError: the model lacks one of the two classes; a position is none of a class.
+        UserError: the model lacks one of the two classes; a position is out of range.
+
+    Example:
+        >>> contrast_target([1], ["Abnormal-HAND", "Normal-HAND", "Normal-WRIST"]).weights
+        array([[ 1., -1.,  0.]], dtype=float32)
     """
     _check_indices(indices, classes)
     position = {label: k for k, label in enumerate(classes)}
@@ -78,6 +86,6 @@ def _check_indices(indices: Sequence[int], classes: Sequence[str]) -> None:
     for index in indices:
         if not 0 <= index < len(classes):
             raise UserError(
-                f"{index} is the position of none of the model's {len(classes)} classes: explain "
-                "only labels that it was trained on."
+                f"Class index {index} is out of range: the model has {len(classes)} classes, 0 to "
+                f"{len(classes) - 1}."
             )

@@ -49,6 +49,13 @@ def split_network(model: keras.Model) -> Cut | None:
 
     Returns:
         None where nothing that has weights is frozen.
+
+    Example:
+        >>> inputs = keras.Input((4,))
+        >>> stays = keras.layers.Dense(3, trainable=False)(inputs)
+        >>> cut = split_network(keras.Model(inputs, keras.layers.Dense(2)(stays)))
+        >>> cut.shapes, round(cut.frozen_share, 2)  # 12 of 18 multiply-adds
+        ([(3,)], 0.67)
     """
     frozen: dict[str, keras.Layer] = {}
     first_trained = ""
@@ -96,7 +103,13 @@ def describe_cuts(models: Mapping[str, keras.Model]) -> pd.DataFrame:
 
 
 def multiply_adds(model: keras.Model) -> dict[str, int]:
-    """Multiply-adds of one image's forward pass in each layer that has a kernel."""
+    """Multiply-adds of one image's forward pass in each layer that has a kernel.
+
+    Example:
+        >>> convolution = keras.layers.Conv2D(4, 3, padding="same", name="conv")
+        >>> multiply_adds(keras.Sequential([keras.Input((8, 8, 1)), convolution]))
+        {'conv': 2304}
+    """
     costs = {}
     for layer in model.layers:
         if hasattr(layer, "kernel"):

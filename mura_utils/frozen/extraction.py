@@ -32,8 +32,8 @@ class Extraction:
     """What one call of `extract` did.
 
     Attributes:
-        computed: images run through the prefix, each view counted.
-        stored: images (views) that were there already.
+        computed: images run through the prefix, each augmented version counted.
+        stored: images (augmented versions) that were there already.
         seconds: wall-clock time, waiting for another process included.
         computed_by: library and precision that were used.
     """
@@ -68,8 +68,8 @@ def extract(
     others wait for it.
 
     Args:
-        chosen: of `plan`; where it is off, nothing is done.
-        pixels: (N, S, S) uint8, of `pixels.load_pixels`.
+        chosen: as returned by `plan`; where it is off, nothing is done.
+        pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
         experiment: extractor, precision and deterministic are used.
         progress: show a bar that counts images.
 
@@ -90,30 +90,30 @@ def extract(
             features.folder.mkdir(parents=True, exist_ok=True)
             paths.write_json(features.folder / "about.json", features.about)
             with waiting(features.folder / ".lock", "computes the same activations"):
-                for view in range(features.views):
-                    computed += _store_view(features, view, pixels, run, bar)
+                for variant in range(features.views):
+                    computed += _store_variant(features, variant, pixels, run, bar)
     return Extraction(computed, total - computed, time.perf_counter() - began, computed_by)
 
 
-def _store_view(
+def _store_variant(
     features: FeatureSet,
-    view: int,
+    variant: int,
     pixels: np.ndarray,
     run: Callable[[tf.Tensor], np.ndarray],
     bar: tqdm,
 ) -> int:
-    """Store one view; returns how many of its images were computed now."""
+    """Store one variant; returns how many of its images were computed now."""
     count = len(features.rows)
-    if features.path(view).is_file():
+    if features.path(variant).is_file():
         bar.update(count)
         return 0
     header = _header(count, features.width)
     row_bytes = features.width * 2
-    partial = features.partial(view)
+    partial = features.partial(variant)
     written = partial.stat().st_size - len(header) if partial.is_file() else 0
     done = max(0, written) // (row_bytes * _BATCH) * _BATCH
     bar.update(done)
-    matrices = features.matrices(view, pixels.shape[1])
+    matrices = features.matrices(variant, pixels.shape[1])
     # Unbuffered: what a batch wrote outlives the process.
     with partial.open("r+b" if partial.is_file() else "xb", buffering=0) as stream:
         _write(stream, header)
@@ -135,7 +135,7 @@ def _store_view(
             _write(stream, values.astype("<f2").tobytes())
             bar.update(len(values))
         os.fsync(stream.fileno())
-    partial.replace(features.path(view))
+    partial.replace(features.path(variant))
     return count - done
 
 
@@ -200,9 +200,12 @@ def _openvino(cut: Cut, experiment: Experiment) -> tuple[Callable, str]:
             "extractor = tensorflow."
         ) from None
     traced = _traced(cut, experiment.image_size, jit_compile=False).get_concrete_function()
-    precision = "bf16" if experiment.precision == "mixed" else "f32"
+    core = openvino.Core()
+    # Asked for where the processor lacks it, bfloat16 is emulated: slower, and less exact.
+    has_it = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    precision = "bf16" if experiment.precision == "mixed" and has_it else "f32"
     # One call at a time on all cores; the throughput hint would leave each call to one core.
-    compiled = openvino.Core().compile_model(
+    compiled = core.compile_model(
         openvino.convert_model(traced),
         "CPU",
         {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"},

@@ -28,14 +28,14 @@ _ROOM = 0.9  # of the free disk, what `auto` may fill
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Activations of some images, one file a view.
+    """Activations of some images, one file a variant (an augmented version of every image).
 
     Attributes:
         folder: ``cache/features-<digest>/``.
         rows: (n,) positions of the images in the manifest.
         shapes: of one image's activations.
-        augmentation: None for one plain view.
-        views: files that the run at hand needs.
+        augmentation: None for one variant, the images as they are.
+        views: variants that this run needs, as the parameter of that name.
         seed: of the augmentation's draws.
         about: what the folder holds, in words, for `mura cache`.
     """
@@ -55,38 +55,38 @@ class FeatureSet:
 
     @property
     def bytes_needed(self) -> int:
-        """Bytes of all views, stored or not."""
+        """Bytes of all variants, stored or not."""
         return self.views * len(self.rows) * self.width * 2
 
     @property
     def bytes_stored(self) -> int:
-        """Bytes of the rows stored so far, interrupted views included."""
-        views = range(self.views)
-        files = [file(view) for view in views for file in (self.path, self.partial)]
+        """Bytes of the rows stored so far, interrupted variants included."""
+        variants = range(self.views)
+        files = [file(number) for number in variants for file in (self.path, self.partial)]
         return sum(path.stat().st_size for path in files if path.is_file())
 
     @property
     def complete(self) -> bool:
-        """Whether every view is stored."""
-        return all(self.path(view).is_file() for view in range(self.views))
+        """Whether every variant is stored."""
+        return all(self.path(variant).is_file() for variant in range(self.views))
 
-    def path(self, view: int) -> Path:
-        """The file of one view: (n, width) float16 in NumPy's format."""
-        return self.folder / f"view-{view}.npy"
+    def path(self, variant: int) -> Path:
+        """The file of one variant: (n, width) float16 in NumPy's format."""
+        return self.folder / f"view-{variant}.npy"
 
-    def partial(self, view: int) -> Path:
-        """The file that a view grows in until it is whole."""
-        return self.folder / f"view-{view}.partial"
+    def partial(self, variant: int) -> Path:
+        """The file that a variant grows in until it is whole."""
+        return self.folder / f"view-{variant}.partial"
 
     def load(self) -> list[np.ndarray]:
-        """Read-only memory maps (n, width) float16, one a view."""
-        return [map_array(self.path(view)) for view in range(self.views)]
+        """Read-only memory maps (n, width) float16, one a variant."""
+        return [map_array(self.path(variant)) for variant in range(self.views)]
 
-    def matrices(self, view: int, size: int) -> np.ndarray:
-        """(n, 8) float32 augmentation matrices of a view; (n, 0) for a plain one."""
+    def matrices(self, variant: int, size: int) -> np.ndarray:
+        """(n, 8) float32 augmentation matrices of a variant; (n, 0) for a plain one."""
         if self.augmentation is None:
             return np.empty((len(self.rows), 0), np.float32)
-        rng = np.random.default_rng([self.seed, view])
+        rng = np.random.default_rng([self.seed, variant])
         return self.augmentation.matrices(self.augmentation.draw(len(self.rows), size, rng), size)
 
 
@@ -98,8 +98,8 @@ class Plan:
         on: whether it does.
         sentence: the choice, its reason and its size on disk.
         cut: None where nothing is frozen.
-        train: the training images' views; None without a cut.
-        held_out: one plain view of the validation and test images; None without a cut.
+        train: the training images' variants; None without a cut.
+        held_out: the validation and test images as they are; None without a cut.
     """
 
     on: bool
@@ -113,10 +113,10 @@ def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> 
     """Choose whether to store activations, by `cache_features`.
 
     ``auto`` stores them where at least half of the multiply-adds are frozen and the disk has room.
-    A run of fewer epochs than `views` needs no more views than epochs.
+    A run of fewer epochs than `views` needs no more variants than epochs.
 
     Args:
-        model: of `build.build_model`, with the experiment's weights.
+        model: as returned by `build.build_model`, with the experiment's weights.
         manifest: one row an image, with path, sha256 and split, in the order of the pixel cache.
         experiment: the data folder and the parameters from cache_features to precision are used.
 
@@ -136,7 +136,7 @@ def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> 
     free = shutil.disk_usage(folder).free
     share = f"{cut.frozen_share:.1%} of the multiply-adds lie before `{cut.first_trained}`"
     size = (
-        f"{train.views} view(s) of {len(train.rows):,} training images and one of "
+        f"{train.views} version(s) of {len(train.rows):,} training images and one of "
         f"{len(held_out.rows):,} others: {_size(needed)}, of which {_size(missing)} "
         "are still to be made"
     )
@@ -175,7 +175,7 @@ def feature_sets(
     is_training = manifest["split"].to_numpy() == "train"
 
     def feature_set(rows: np.ndarray, augmentation: Augmentation | None) -> FeatureSet:
-        # On a plain view the seed has no influence; it must not keep runs from sharing it.
+        # Without augmentation the seed has no influence; it must not keep runs from sharing it.
         seed = experiment.view_seed if augmentation else 0
         description = {
             "network": f"{experiment.backbone} before {cut.first_trained}",

@@ -29,8 +29,8 @@ def make_dataset(
 ) -> tf.data.Dataset:
     """Batches of stored activations and labels, in the order of `generators.make_dataset`.
 
-    Each image begins at a view of its own and takes the next one in every iteration, so that a
-    batch mixes views and `views` iterations show each of them once.
+    Each image starts at a variant of its own and takes the next one in every iteration, so that a
+    batch mixes variants and `features.views` iterations show each of them once.
 
     Args:
         features: a complete set.
@@ -38,21 +38,21 @@ def make_dataset(
         labels_onehot: (len(features.rows), K), image for image.
         batch_size: images a batch.
         shuffle: a new order at each iteration.
-        seed: of order and views; not negative.
+        seed: of order and variants; not negative.
         first_iteration: epochs that an earlier data set has served; an iterator numbers each pass.
 
     Returns:
         Data set of known length with elements (activations, labels (B, K) float32); activations
         are a tuple of float32 tensors (B, *shape).
     """
-    views = features.load()
+    variants = features.load()
     labels = np.asarray(labels_onehot, np.float32)
-    offsets = np.random.default_rng([seed, len(views)]).integers(len(views), size=len(labels))
+    offsets = np.random.default_rng([seed, len(variants)]).integers(len(variants), size=len(labels))
     widths = _widths(features.shapes)
 
     def take(rows: np.ndarray, _: np.random.Generator, iteration: int) -> tuple[np.ndarray, ...]:
-        view = (offsets[rows] + iteration) % len(views)
-        values = np.stack([views[v][row] for v, row in zip(view, rows, strict=True)])
+        chosen = (offsets[rows] + iteration) % len(variants)
+        values = np.stack([variants[v][row] for v, row in zip(chosen, rows, strict=True)])
         return values, labels[rows]
 
     def unpack(values: tf.Tensor, labels: tf.Tensor) -> tuple:
@@ -84,7 +84,7 @@ def predict(
 
     Args:
         model: a trained network, whole.
-        pixels: (N, S, S) uint8, of `pixels.load_pixels`.
+        pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
         manifest: N rows, with path, sha256 and split.
         experiment: of the run that trained the model.
 
@@ -120,7 +120,7 @@ def largest_difference(
     """How far stored activations lead away: the largest difference of any probability.
 
     Compares the whole network in TensorFlow with the tail on what is stored, over a set's first
-    `images` images; its first view must be plain.
+    `images` images; its first variant must be plain.
     """
     positions = np.arange(images)
     labels = np.zeros((len(features.rows), 1))

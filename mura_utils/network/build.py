@@ -22,7 +22,7 @@ from keras import KerasTensor, layers, regularizers
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.layers import attention_heads, squeeze_excite
-from mura_utils.network.backbones import FEATURES, build_backbone, convolution_names
+from mura_utils.network.backbone import FEATURES, build_backbone, convolution_names
 
 
 def build_model(
@@ -111,7 +111,13 @@ def freeze(backbone: keras.Model, unfreeze: int | str) -> None:
 
 
 def parameter_counts(model: keras.Model) -> tuple[int, int, int]:
-    """Parameters of a model: (total, trainable, non-trainable)."""
+    """Parameters of a model: (total, trainable, non-trainable).
+
+    Example:
+        >>> network = keras.Sequential([keras.Input((4,)), layers.BatchNormalization()])
+        >>> parameter_counts(network)
+        (16, 8, 8)
+    """
 
     def count(variables: list[keras.Variable]) -> int:
         return sum(int(keras.ops.size(variable)) for variable in variables)

@@ -14,14 +14,20 @@ from mura_utils.evaluation.metrics import evaluate_abnormality
 from mura_utils.experiments import Experiment
 from mura_utils.generators import make_dataset
 from mura_utils.labels import ABNORMAL
-from mura_utils.network.backbones import build_backbone
+from mura_utils.network.backbone import build_backbone
 from mura_utils.terminal import to_the_terminal
 
 _FOLDS = 4
 
 
 def probe_images(manifest: pd.DataFrame, count: int, seed: int = 0) -> np.ndarray:
-    """Positions of at most `count` training images, drawn at random, in order."""
+    """Positions of at most `count` training images, drawn at random, in order.
+
+    Example:
+        >>> images = pd.DataFrame({"split": ["train", "test", "train", "train"]})
+        >>> probe_images(images, count=3).tolist()
+        [0, 2, 3]
+    """
     training = np.flatnonzero(manifest["split"] == "train")
     drawn = np.random.default_rng(seed).permutation(training)[:count]
     return np.sort(drawn)
@@ -33,7 +39,7 @@ def pooled_features(experiment: Experiment, pixels: np.ndarray, rows: np.ndarray
 
     Args:
         experiment: its backbone, weights and scaling are used.
-        pixels: (N, S, S) uint8, of `pixels.load_pixels`.
+        pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
         rows: which of them.
     """
     keras.utils.set_random_seed(experiment.seed)

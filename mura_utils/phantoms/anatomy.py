@@ -219,7 +219,7 @@ class Part:
     """One tapering elliptical cylinder; `bone` says what it moves with, `role` how it is drawn.
 
     "bone" adds path length, "flesh" thickness, "metal" much of both; "lung" thins the flesh;
-    "density" multiplies the bone that it meets by up to 1 + mu; "mark" only enters the mask.
+    "density" multiplies the bone that it overlaps by up to 1 + mu; "mark" only enters the mask.
     """
 
     level: int
@@ -299,7 +299,12 @@ _WRIST, _ELBOW, _SHOULDER = (4, 12, 0), (2, -250, 3), (-12, -553, 0)
 
 
 def rotation(axis: int, degrees: float) -> np.ndarray:
-    """Matrix (3, 3) of a rotation about a coordinate axis."""
+    """Matrix (3, 3) of a rotation about a coordinate axis.
+
+    Example:
+        >>> rotation(axis=2, degrees=90).round().tolist()
+        [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     i, j = (axis + 1) % 3, (axis + 2) % 3
     matrix = np.eye(3)
@@ -322,7 +327,12 @@ def _turn(
 
 
 def find_bone(parts: list[Part], name: str) -> Part:
-    """The first, main part of a bone."""
+    """The first, main part of a bone.
+
+    Example:
+        >>> find_bone(draw_arm(np.random.default_rng(0)), "radius").level  # 2: the forearm
+        2
+    """
     return next(part for part in parts if part.bone == name)
 
 

@@ -7,8 +7,6 @@ here people and their studies are made up and written to disk as MURA is.
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +18,6 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from mura_utils import report
-from mura_utils.data.sources.listing import remark
-from mura_utils.data.sources.masks import read_header, read_mask
 from mura_utils.errors import UserError
 from mura_utils.locks import waiting
 from mura_utils.paths import atomic_write, read_json, write_csv, write_json, write_text
@@ -291,54 +287,3 @@ def _draw(root: Path, recipe: dict, least: int, workers: int | None, progress: b
     write_json(root / CARD, card)
     (root / PARTIAL).unlink()
     return card
-
-
-def phantom_mask(root: Path | str, path: str) -> np.ndarray | None:
-    """Mask of the abnormality in a phantom.
-
-    Args:
-        root: the folder of the set, or the MURA-v1.1 folder in it.
-        path: of the image, relative to `root`.
-
-    Returns:
-        bool (H, W), of the image's size; None where there is no mask, as for normal images, or one
-        of another size ("mask-size-mismatch").
-
-    Raises:
-        UserError: the mask cannot be read.
-    """
-    place = _mask_path(Path(root), path)
-    if not os.path.lexists(place):
-        return None
-    mask, image = read_mask(place), read_header(Path(root) / path)
-    return mask if image and mask.shape == image.stored[::-1] else None
-
-
-def check_masks(root: Path, paths: Iterable[str]) -> list[pd.DataFrame]:
-    """Remarks on the masks of abnormal images: absent, unreadable, or of another size.
-
-    Args:
-        root: the folder of the set.
-        paths: of the abnormal images, relative to `root`.
-
-    Returns:
-        Remarks of the kinds "abnormal-without-mask", "mask-unreadable" and "mask-size-mismatch".
-    """
-    remarks = []
-    for path in paths:
-        place, image = _mask_path(root, path), read_header(root / path)
-        mask = read_header(place)
-        if not os.path.lexists(place):
-            remarks.append(remark([path], "abnormal-without-mask"))
-        elif mask is None:
-            remarks.append(remark([path], "mask-unreadable", f"{place} is no PNG"))
-        elif image and mask.stored != image.stored:
-            sizes = " x ".join(map(str, mask.stored)), " x ".join(map(str, image.stored))
-            detail = "the mask has {} pixels, its image {}; the mask is not used".format(*sizes)
-            remarks.append(remark([path], "mask-size-mismatch", detail))
-    return remarks
-
-
-def _mask_path(root: Path, path: str) -> Path:
-    home = root.parent if root.name == TREE else root
-    return home / "masks" / path.removeprefix(f"{TREE}/")

@@ -1,4 +1,4 @@
-"""The phantoms' radiography: path lengths along parallel rays, through a film curve.
+"""The phantoms' radiography: path lengths along parallel rays, through an exposure curve.
 
 What attenuates is added up as an X-ray does it: an elliptical cylinder's chord along the ray, in mm
 of cortical bone. Bones are drawn at half the image's resolution, soft tissue at a quarter.
@@ -153,7 +153,7 @@ def _cast(shadow: _Shadow, shape: tuple[int, int]) -> tuple[tuple[slice, slice],
 
 @functools.cache
 def _tiles() -> tuple[np.ndarray, np.ndarray]:
-    """Film grain and trabecular texture, (1024, 1024), cut at random for each image."""
+    """Grain of the image and trabecular texture, (1024, 1024), cut at random for each image."""
     rng = np.random.default_rng(20180522)
     white = rng.standard_normal((2, 1024, 1024), np.float32)
     grain = ndimage.gaussian_filter(white[0], 0.6, mode="wrap")
@@ -218,23 +218,25 @@ def _mask_plane(shadows: list[_Shadow], shape: tuple[int, int]) -> np.ndarray:
 
 
 def _expose(bone: np.ndarray, flesh: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Film density in [0, 1] of the path lengths, unevenly exposed and noisy."""
+    """Brightness in [0, 1] of the path lengths, unevenly exposed and noisy."""
     shape = bone.shape
     grain, texture = _tiles()
     grained = bone * (1 + np.float32(0.09) * _crop(texture, shape, rng))
     path = np.maximum(grained + flesh, 0)  # bicubic enlargement rings
     reference = np.percentile(path[::6, ::6], 97) + 1e-3
-    film = 1 - np.exp(path * np.float32(-rng.uniform(0.8, 1.5) / reference))
-    film *= np.float32(1 / (1 - np.exp(-2.2)))
+    radiograph = 1 - np.exp(path * np.float32(-rng.uniform(0.8, 1.5) / reference))
+    radiograph *= np.float32(1 / (1 - np.exp(-2.2)))
     if rng.random() < 0.5:
-        film **= np.float32(rng.uniform(0.8, 1.3))
+        radiograph **= np.float32(rng.uniform(0.8, 1.3))
     down, right = (
         1 + rng.normal(0, 0.09) * np.linspace(-1, 1, size, dtype=np.float32) for size in shape
     )  # the heel effect
-    film *= np.multiply.outer(down, right).astype(np.float32)
-    film += np.float32(abs(rng.normal(0.02, 0.03)))
-    film += np.float32(rng.uniform(0.006, 0.02)) * (0.5 + film) * _crop(grain, shape, rng)
-    return film
+    radiograph *= np.multiply.outer(down, right).astype(np.float32)
+    radiograph += np.float32(abs(rng.normal(0.02, 0.03)))
+    radiograph += (
+        np.float32(rng.uniform(0.006, 0.02)) * (0.5 + radiograph) * _crop(grain, shape, rng)
+    )
+    return radiograph
 
 
 @functools.cache
@@ -247,9 +249,9 @@ def _letter(letter: str, size: int, framed: bool) -> Image.Image:
     return image
 
 
-def _collimate(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _collimate(radiograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Close the shutters: a slightly turned rectangle, dark outside."""
-    size = np.array(film.shape[::-1])
+    size = np.array(radiograph.shape[::-1])
     inset = rng.uniform(0.01, 0.09, 4) * size.min()
     left, top, right, bottom = inset[0], inset[1], size[0] - inset[2], size[1] - inset[3]
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) - size / 2
@@ -257,16 +259,16 @@ def _collimate(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     shutter = Image.new("L", tuple(int(side) for side in size // 2), int(rng.choice([0, 0, 12])))
     ImageDraw.Draw(shutter).polygon([tuple(corner / 2) for corner in corners], fill=255)
     shutter = shutter.filter(ImageFilter.BoxBlur(1))
-    shutter = shutter.resize(film.shape[::-1], Image.Resampling.BILINEAR)
-    return film * (np.asarray(shutter) * np.float32(1 / 255))
+    shutter = shutter.resize(radiograph.shape[::-1], Image.Resampling.BILINEAR)
+    return radiograph * (np.asarray(shutter) * np.float32(1 / 255))
 
 
-def _finish(film: np.ndarray, left: bool, rng: np.random.Generator) -> np.ndarray:
+def _finish(radiograph: np.ndarray, left: bool, rng: np.random.Generator) -> np.ndarray:
     """Collimator, side marker and white frame, each on some images; uint8."""
     if rng.random() < 0.65:
-        film = _collimate(film, rng)
-    image = Image.fromarray(np.clip(film * 255, 0, 255).astype(np.uint8))
-    short, room = min(film.shape), np.array(film.shape[::-1])
+        radiograph = _collimate(radiograph, rng)
+    image = Image.fromarray(np.clip(radiograph * 255, 0, 255).astype(np.uint8))
+    short, room = min(radiograph.shape), np.array(radiograph.shape[::-1])
     if rng.random() < 0.8:
         size = int(rng.integers(18, 34))
         glyph = _letter("L" if left else "R", size, bool(rng.random() < 0.3))
@@ -275,7 +277,7 @@ def _finish(film: np.ndarray, left: bool, rng: np.random.Generator) -> np.ndarra
         place = corner + rng.uniform(0.02, 0.1, 2) * short
         image.paste(int(rng.integers(215, 256)), tuple(int(v) for v in place), glyph)
     if rng.random() < 0.05:
-        edge = (0, 0, film.shape[1] - 1, film.shape[0] - 1)
+        edge = (0, 0, radiograph.shape[1] - 1, radiograph.shape[0] - 1)
         ImageDraw.Draw(image).rectangle(edge, outline=255, width=int(rng.integers(2, 8)))
     return np.asarray(image)
 

@@ -131,7 +131,7 @@ def image_counts(manifest: pd.DataFrame) -> Figure:
 
 @in_our_style
 def image_sizes(inventory: pd.DataFrame) -> Figure:
-    """Sizes and pixel modes; `inventory` has width, height (pixels; NaN if unread) and mode."""
+    """Sizes and pixel modes; `inventory` has width, height (pixels; NaN if not read) and mode."""
     read = inventory.dropna(subset=["width", "height", "mode"])
     read = read[read["width"] > 0]
     sizes = read.groupby(["width", "height", "mode"]).size().rename("images").reset_index()
@@ -189,7 +189,7 @@ def faults(quality: Mapping[str, Any]) -> Figure:
     )
     panels = (
         ("Files excluded, per fault", excluded, "No file was excluded."),
-        ("Remarks, per kind", remarks, "Nothing odd was met."),
+        ("Remarks, per kind", remarks, "Nothing odd was found."),
     )
     for ax, (title, tally, nothing) in zip(add_panels(fig, 1, 2), panels, strict=True):
         tally = {kind: number for kind, number in tally.most_common() if number}

@@ -163,7 +163,7 @@ def prediction_grid(
 def _levels(
     frame: pd.DataFrame, name: str, value: str, title: str, ours: Collection[str]
 ) -> Figure:
-    """Values with their intervals, one panel a level and the number beside each name."""
+    """Values with their intervals, one panel a level and the number next to each name."""
     frame = frame.dropna(subset=value).reindex(columns=["level", name, value, "low", "high"])
     levels = list(frame.groupby("level", sort=False))
     fig = new_figure(0.9 + 0.55 * len(levels) + 0.27 * len(frame), title)
@@ -191,7 +191,7 @@ def _levels(
 
 @in_our_style
 def kappa_comparison(frame: pd.DataFrame, ours: Collection[str] = ()) -> Figure:
-    """Cohen's kappa beside others' (report Fig. 36), one panel a level: levels do not compare.
+    """Cohen's kappa next to others' (report Fig. 36), one panel a level: levels do not compare.
 
     Args:
         frame: name, kappa (rows without are left out), level (such as "binary, per study"), and
@@ -210,7 +210,8 @@ def intervals(frame: pd.DataFrame, title: str = "Metrics with their 95% interval
     """Metrics with their intervals, one panel a level.
 
     Args:
-        frame: level, metric, value, low, high (NaN: no interval), as `evaluation.metrics_table`.
+        frame: level, metric, value, low, high (NaN: no interval), as returned by
+            `evaluation.metrics_table`.
         title: of the figure.
     """
     return _levels(frame, "metric", "value", title, ours=())
@@ -218,7 +219,7 @@ def intervals(frame: pd.DataFrame, title: str = "Metrics with their 95% interval
 
 @in_our_style
 def per_class_f1(ours: pd.DataFrame, report: pd.DataFrame | None = None) -> Figure:
-    """F1 of each class beside the report's (report Fig. 30).
+    """F1 of each class next to the report's (report Fig. 30).
 
     Args:
         ours: label, f1 (0..1; NaN for a class without images).

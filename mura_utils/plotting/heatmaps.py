@@ -36,6 +36,11 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
 
     Returns:
         (H, W, 3) uint8.
+
+    Example:
+        >>> image = np.full((4, 4), 100, np.uint8)
+        >>> overlay(image, np.zeros((2, 2)))[0, 0].tolist()  # no heat: the radiograph as it is
+        [100, 100, 100]
     """
     heat = Image.fromarray(np.asarray(heatmap, np.float32))
     heat = np.asarray(heat.resize(image.shape[::-1], Image.Resampling.BILINEAR))
@@ -59,7 +64,7 @@ def heatmap_rows(
     heatmaps: Mapping[str, Sequence[np.ndarray]],
     masks: Sequence[np.ndarray | None],
 ) -> Figure:
-    """Radiographs, one a row, each beside its heat-maps (report Fig. 33, 34, 35).
+    """Radiographs, one a row, each next to its heat-maps (report Fig. 33, 34, 35).
 
     Args:
         images: n arrays (H, W), 0..255.
@@ -85,7 +90,7 @@ def heatmap_rows(
     outlined = sum(mask is not None for mask in masks)
     return with_alt_text(
         fig,
-        f"{thousands(len(images), 'radiograph')} beside their heat-maps",
+        f"{thousands(len(images), 'radiograph')} next to their heat-maps",
         f"({', '.join(heatmaps).replace(chr(10), ' ')}); {outlined} with the true region outlined.",
         f"Rows: {'; '.join(titles)}.",
     )

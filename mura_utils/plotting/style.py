@@ -48,7 +48,12 @@ def use_style() -> None:
 
 
 def alt_text(fig: Figure) -> str:
-    """The description of a figure of this module, with its main numbers; "" for a foreign one."""
+    """The description of a figure of this module, with its main numbers; "" for a foreign one.
+
+    Example:
+        >>> alt_text(with_alt_text(Figure(), "A radiograph.", "Nothing is abnormal."))
+        'A radiograph. Nothing is abnormal.'
+    """
     return str(fig.get_label())
 
 
@@ -125,17 +130,32 @@ def with_alt_text(fig: Figure, *sentences: str) -> Figure:
 
 
 def colour_of(label: str) -> str:
-    """The colour of a label's abnormality ("Abnormal-ELBOW"); grey for anything else."""
+    """The colour of a label's abnormality ("Abnormal-ELBOW"); grey for anything else.
+
+    Example:
+        >>> colour_of("Abnormal-ELBOW")
+        '#D55E00'
+    """
     return ABNORMALITIES.get(split(label)[0], OTHER)
 
 
 def comma_list(items: Mapping[str, Any] | pd.Series, form: str = "{:,}") -> str:
-    """Names and values in a line: "train 3, test 1"."""
+    """Names and values in a line: "train 3, test 1".
+
+    Example:
+        >>> comma_list({"train": 1200, "test": 1})
+        'train 1,200, test 1'
+    """
     return ", ".join(f"{name} {form.format(value)}" for name, value in items.items())
 
 
 def thousands(number: int, noun: str) -> str:
-    """A count with its noun: "1 image", "1,200 images"."""
+    """A count with its noun: "1 image", "1,200 images".
+
+    Example:
+        >>> thousands(1, "image"), thousands(1200, "image")
+        ('1 image', '1,200 images')
+    """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
@@ -210,7 +230,13 @@ def draw_dumbbells(
 
 
 def count_values(frame: pd.DataFrame, parts: Sequence[str] | None = None) -> pd.DataFrame:
-    """Images per body part and abnormality, zeros included: body_part, abnormality, images."""
+    """Images per body part and abnormality, zeros included: body_part, abnormality, images.
+
+    Example:
+        >>> frame = pd.DataFrame({"body_part": ["HAND", "HAND"], "abnormality": ["Abnormal"] * 2})
+        >>> count_values(frame).to_dict("records")[1]
+        {'body_part': 'HAND', 'abnormality': 'Normal', 'images': 0}
+    """
     table = pd.crosstab(frame["body_part"], frame["abnormality"])
     table = table.reindex(index=parts, columns=list(ABNORMALITIES), fill_value=0)
     return table.rename_axis("body_part").reset_index().melt("body_part", value_name="images")

@@ -32,6 +32,12 @@ def training_curves(history: pd.DataFrame, title: str = "Training") -> Figure:
     Args:
         history: epoch, loss, accuracy, val_loss, val_accuracy; NaN where an epoch has none.
         title: such as the run's name.
+
+    Example:
+        >>> epochs = {"epoch": [1, 2], "loss": [1.0, 0.5], "accuracy": [0.5, 0.75]}
+        >>> history = pd.DataFrame(epochs | {"val_loss": [1.0, 0.75], "val_accuracy": [0.5, 0.5]})
+        >>> training_curves(history, "demo").get_label()[:38]
+        'demo: loss and accuracy over 2 epochs;'
     """
     fig = new_figure(3.6, title)
     axes = add_panels(fig, 1, 2)
@@ -96,7 +102,7 @@ def learning_rate(history: pd.DataFrame) -> Figure:
 
 @in_our_style
 def run_summary(frame: pd.DataFrame) -> Figure:
-    """Validation accuracy of the runs beside the report's (report Fig. 28).
+    """Validation accuracy of the runs next to the report's (report Fig. 28).
 
     Args:
         frame: run, accuracy (0..1), report (0..1; NaN where the report has no such run).

@@ -51,7 +51,7 @@ def augmentation_preview(
     axes[0].title.set_fontweight("bold")
     for ax in axes[count + 1 :]:
         ax.set_axis_off()
-    return with_alt_text(fig, f"A radiograph beside {count} random augmentations of it.")
+    return with_alt_text(fig, f"A radiograph next to {count} random augmentations of it.")
 
 
 @in_our_style

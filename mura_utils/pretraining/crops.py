@@ -58,6 +58,11 @@ def draw_crops(
         size: side of a crop, pixels, a multiple of 32.
         whole: side of a whole radiograph where the network will be used, pixels.
         variety: of pose, aspect and exposure, from 0, the phantoms' own, to 1.
+
+    Example:
+        >>> crops = draw_crops(seed=0, number=0, count=4, size=64, whole=128)
+        >>> crops.images.shape, crops.places.shape
+        ((4, 64, 64, 1), (4, 8, 8, 4))
     """
     rng = np.random.default_rng([_STREAM, seed, number])
     crops = []
@@ -149,11 +154,11 @@ def _draw_window(
 
 def _vary_exposure(crop: np.ndarray, variety: float, rng: np.random.Generator) -> np.ndarray:
     """Gamma, contrast, brightness, inversion, blur and noise, beyond the phantoms' own; uint8."""
-    film = (crop / 255) ** np.exp(variety * rng.normal(0, 0.3))
-    film = film * np.exp(variety * rng.normal(0, 0.2)) + variety * rng.normal(0, 0.05)
+    exposed = (crop / 255) ** np.exp(variety * rng.normal(0, 0.3))
+    exposed = exposed * np.exp(variety * rng.normal(0, 0.2)) + variety * rng.normal(0, 0.05)
     if rng.random() < variety * 0.1:
-        film = 1 - film
+        exposed = 1 - exposed
     if rng.random() < variety * 0.3:
-        film = ndimage.gaussian_filter(film, rng.uniform(0.3, 1.0))
-    noise = rng.standard_normal(film.shape, np.float32) * variety * rng.uniform(0, 0.03)
-    return np.clip(255 * (film + noise), 0, 255).astype(np.uint8)
+        exposed = ndimage.gaussian_filter(exposed, rng.uniform(0.3, 1.0))
+    noise = rng.standard_normal(exposed.shape, np.float32) * variety * rng.uniform(0, 0.03)
+    return np.clip(255 * (exposed + noise), 0, 255).astype(np.uint8)

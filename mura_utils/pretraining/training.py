@@ -27,11 +27,12 @@ import numpy as np
 from keras import layers
 from tqdm.auto import tqdm
 
+from mura_utils.backbones import BACKBONES
 from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, validate_parameters
 from mura_utils.locks import claim
-from mura_utils.network.backbones import BACKBONES, build_backbone, feature_layers, save_weights
+from mura_utils.network.backbone import build_backbone, feature_layers, save_weights
 from mura_utils.paths import write_json
 from mura_utils.phantoms.anatomy import KINDS
 from mura_utils.phantoms.dataset import BODY_PARTS, VERSION
@@ -255,7 +256,7 @@ def build_network(recipe: Recipe) -> tuple[keras.Model, keras.Model]:
 
 
 def _as_targets(crops: Crops) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Images, and what the network shall say; a cell counts as its most covered part does."""
+    """Images, and what the network should say; a cell counts as its most covered part does."""
     targets = {"body_part": crops.body_parts, "finding": crops.findings}
     count, cells, _, kinds = crops.places.shape
     for stride in STRIDES:

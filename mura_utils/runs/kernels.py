@@ -20,6 +20,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 
 from mura_utils.errors import UserError
+from mura_utils.paths import cache_dir, data_dir, runs_dir
 from mura_utils.runs.record import HELD
 
 COMMAND = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -126,13 +127,19 @@ def execute(
 def _surroundings(folder: Path) -> Iterator[None]:
     """What a kernel inherits, as papermill passes it nothing else.
 
-    Its terminal output goes to ``kernel.log``, executed notebooks hold no progress bars, and the
-    run's folder is held by this process.
+    Its terminal output goes to ``kernel.log``, executed notebooks hold no progress bars, the run's
+    folder is held by this process, and data, runs and caches are where this process has them.
     """
     terminal = os.dup(2)
     with (folder / "kernel.log").open("ab") as stream:
         os.dup2(stream.fileno(), 2)
-    own = {"TQDM_DISABLE": "1", HELD: str(folder.resolve())}
+    own = {
+        "TQDM_DISABLE": "1",
+        HELD: str(folder.resolve()),
+        "MURA_DATA_DIR": str(data_dir()),
+        "MURA_RUNS_DIR": str(runs_dir()),
+        "MURA_CACHE_DIR": str(cache_dir()),
+    }
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     try:

@@ -25,7 +25,6 @@ from mura_utils.experiments import (
 from mura_utils.paths import REPOSITORY, runs_dir
 from mura_utils.runs.kernels import execute, require_kernel
 from mura_utils.runs.record import (
-    NOTEBOOKS,
     begin,
     completed,
     read_record,
@@ -33,6 +32,7 @@ from mura_utils.runs.record import (
     require,
     working_in,
 )
+from mura_utils.runs.stages import NOTEBOOKS, select_notebooks
 
 
 class NotebookFailed(UserError):
@@ -120,22 +120,6 @@ def run_experiment(
             report(f"      {time.perf_counter() - notebook_began:.0f} s")
     report(f"The run {experiment.name} took {time.perf_counter() - began:.0f} s: {folder}")
     return folder
-
-
-def select_notebooks(start: str, stop: str) -> list[str]:
-    """Names of the notebooks from `start` to `stop`, two digits each.
-
-    Raises:
-        UserError: there is no such notebook, or none between them.
-    """
-    numbers = [name[:2] for name in NOTEBOOKS]
-    for number in (start, stop):
-        if number not in numbers:
-            raise UserError(f"There is no notebook {number!r}; give one of {', '.join(numbers)}.")
-    names = [name for name in NOTEBOOKS if start <= name[:2] <= stop]
-    if not names:
-        raise UserError(f"--from {start} comes after --to {stop}.")
-    return names
 
 
 def discard(folder: Path) -> None:

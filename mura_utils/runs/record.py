@@ -20,16 +20,7 @@ from mura_utils.errors import UserError, shown
 from mura_utils.experiments import Experiment, owner, read_parameters, save_experiment
 from mura_utils.locks import claim
 from mura_utils.paths import read_json, resolve, runs_dir, write_json
-
-NOTEBOOKS = (
-    "01_data_understanding",
-    "02_data_preprocessing",
-    "03_data_preparation",
-    "04_data_transformation",
-    "05_modeling",
-    "06_evaluation",
-    "07_explainability",
-)
+from mura_utils.runs.stages import NOTEBOOKS
 
 HELD = "MURA_LOCKED_RUN"
 """Variable in which a process names the run that it holds, for the kernels that it starts."""

@@ -22,7 +22,7 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, experiment_file, owner, save_experiment
 from mura_utils.paths import atomic_write, cache_dir, data_dir, runs_dir
 from mura_utils.runs.jobs import Executor, Job, Outcome, Report, span
-from mura_utils.runs.pipeline import discard, require_weights, resolve_experiment, select_notebooks
+from mura_utils.runs.pipeline import discard, require_weights, resolve_experiment
 from mura_utils.runs.record import (
     completed,
     first_change,
@@ -32,17 +32,7 @@ from mura_utils.runs.record import (
     working_in,
     write_completed,
 )
-
-SHARED = {
-    "01_data_understanding": ("inventory.csv", "quality.json"),
-    "02_data_preprocessing": ("manifest.csv",),
-    "03_data_preparation": ("splits.csv", "leakage.json"),
-    "04_data_transformation": ("pca.json",),
-}
-"""The notebooks that know nothing of the model, and what they write into a run beside themselves.
-
-Only this is ever copied from one run to another.
-"""
+from mura_utils.runs.stages import SHARED, select_notebooks
 
 _LAST_SHARED = max(SHARED)[:2]
 

@@ -58,7 +58,7 @@ def fit(
     rate reduced on plateaus (not with the cosine schedule). The model in memory and the one at
     `model_path`, in float32, are the best epoch's; the file appears only when training has ended.
 
-    Each epoch leaves a checkpoint in ``.checkpoint/`` beside it. After an interruption the same
+    Each epoch leaves a checkpoint in ``.checkpoint/`` next to it. After an interruption the same
     call goes on with the epoch that was interrupted, with weights, optimizer, learning rate,
     random states and callbacks as they were; a checkpoint of other parameters or data is discarded.
 
@@ -66,7 +66,7 @@ def fit(
 
     Args:
         model: the whole network, which is saved; changed in place.
-        task: of `make_task`, compiled by `compile_task`.
+        task: as returned by `make_task`, compiled by `compile_task`.
         experiment: epochs and the callbacks' parameters are used.
         model_path: where the trained model goes, ``*.keras``.
         progress: whether to show a bar that counts epochs.
@@ -126,7 +126,7 @@ def fit(
 
 
 def _report_divergence(checkpoint: Checkpoint, experiment: Experiment) -> None:
-    """Say which epoch is kept of a training whose loss ceased to be finite.
+    """Say which epoch is kept of a training whose loss stopped being finite.
 
     Raises:
         UserError: there is none.
@@ -146,7 +146,7 @@ def _report_divergence(checkpoint: Checkpoint, experiment: Experiment) -> None:
 
 
 class _Clock(keras.callbacks.Callback):
-    """The number of the epoch at hand, for each pass over the training batches.
+    """The number of the current epoch, for each pass over the training batches.
 
     They cannot count for themselves: Keras begins other passes to build a network, and
     MirroredStrategy to look ahead.
@@ -167,7 +167,7 @@ class _Clock(keras.callbacks.Callback):
 
 
 class _LearningRate(keras.callbacks.Callback):
-    """Record the rate that each epoch began with, whatever the schedule."""
+    """Record the rate at the start of each epoch, whatever the schedule."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))

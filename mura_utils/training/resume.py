@@ -16,11 +16,16 @@ from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
 from mura_utils.experiments import Experiment, owner
 from mura_utils.training.task import Task
 
-_CHECKPOINT_SECONDS = 10  # of training, at most, that a kill loses beside the epoch at hand
+_CHECKPOINT_SECONDS = 10  # of training, at most, that a kill loses besides the current epoch
 
 
 def losses_of(rows: Sequence[Mapping[str, float]]) -> np.ndarray:
-    """Validation losses, infinite where an epoch's loss on either split is not finite."""
+    """Validation losses, infinite where an epoch's loss on either split is not finite.
+
+    Example:
+        >>> losses_of([{"loss": 1.0, "val_loss": 1.25}, {"loss": float("nan"), "val_loss": 0.5}])
+        array([1.25,  inf])
+    """
     losses = np.array([(row["val_loss"], row["loss"]) for row in rows])
     return np.where(np.isfinite(losses).all(axis=1), losses[:, 0], np.inf)
 
@@ -41,7 +46,7 @@ class Checkpoint(keras.callbacks.Callback):
         task: Task,
         experiment: Experiment,
     ) -> None:
-        """Read the checkpoint in `folder`, if it belongs to this task; else begin anew."""
+        """Read the checkpoint in `folder`, if it belongs to this task; else start again."""
         super().__init__()
         self.rows: list[dict[str, float]] = []
         self.best_epoch = 0
@@ -76,7 +81,7 @@ class Checkpoint(keras.callbacks.Callback):
                 self.seconds, self._stopped = record["seconds"], record["stopped"]
                 self._arrays = arrays
                 return
-            print(f"{path} belongs to other parameters or data: training starts anew.")
+            print(f"{path} belongs to other parameters or data: training starts again.")
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
 

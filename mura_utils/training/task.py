@@ -50,8 +50,8 @@ def make_task(
     """Batches to train on, shuffled and augmented as the experiment says, and to validate on.
 
     Args:
-        model: of `build.build_model`.
-        pixels: (N, S, S) uint8, of `pixels.load_pixels`.
+        model: as returned by `build.build_model`.
+        pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
         manifest: N rows in the same order, with path, label and split.
         classes: K labels in the order of the model's outputs.
         experiment: batch_size, augmentation, class_weights and seed are used.
@@ -120,10 +120,13 @@ def compile_task(task: Task, experiment: Experiment) -> None:
         loss = keras.losses.CategoricalFocalCrossentropy(
             alpha=1.0, gamma=experiment.focal_gamma, **smoothing
         )
-    use_cpu_kernels(task.network)
+    fast = experiment.kernels == "fast"
+    if fast:
+        use_cpu_kernels(task.network)
     with task.network.distribute_strategy.scope():
         optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
-        use_cpu_adam(optimizer)
+        if fast:
+            use_cpu_adam(optimizer)
         if any(layer.dtype_policy.name == "mixed_float16" for layer in task.network.layers):
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         task.network.compile(
@@ -137,7 +140,12 @@ def compile_task(task: Task, experiment: Experiment) -> None:
 
 
 def hyper_parameters(experiment: Experiment) -> pd.DataFrame:
-    """The experiment's values beside those that the report prints (Fig. 27)."""
+    """The experiment's values next to those that the report prints (Fig. 27).
+
+    Example:
+        >>> hyper_parameters(Experiment(name="mine", batch_size=32)).loc["batch_size"].to_dict()
+        {'mine': '32', 'report': '64'}
+    """
     printed = {name: str(value) for name, value in report.FIG_27.items()}
     focal = f"focal loss, gamma {experiment.focal_gamma}"
     ours = {name: str(getattr(experiment, name, value)) for name, value in printed.items()}

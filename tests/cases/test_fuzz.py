@@ -27,7 +27,8 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import EXPERIMENTS, load_experiment, save_experiment
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.runs.comparison import compare, differing_parameters, find_runs, format_table
-from mura_utils.runs.record import NOTEBOOKS, require_trained, write_completed
+from mura_utils.runs.record import require_trained, write_completed
+from mura_utils.runs.stages import NOTEBOOKS
 
 TIMES = int(os.environ.get("MURA_FUZZ", "1"))
 SECONDS = 20  # for one input

@@ -15,7 +15,8 @@ from PIL import Image
 from mura_utils.experiments import validate_parameters
 from mura_utils.network.build import build_model
 from mura_utils.paths import runs_dir, write_json
-from mura_utils.runs.record import NOTEBOOKS, write_completed
+from mura_utils.runs.record import write_completed
+from mura_utils.runs.stages import NOTEBOOKS
 
 CLASSES = ["Abnormal-HAND", "Normal-HAND"]
 

@@ -1,22 +1,29 @@
-"""Data sets, each turned into the same rows: MURA v1.1, FracAtlas, and phantoms."""
+"""Data sets, each turned into the same rows: MURA v1.1, FracAtlas, and phantoms.
+
+A data set is one `Source`, which a module of this folder holds under the name ``SOURCE``.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import numpy as np
 from PIL import Image
 
-from mura_utils.data.sources.files import find_trees, is_file, is_folder, reason_of
-from mura_utils.data.sources.fracatlas import fracture_mask, list_fracatlas, looks_like_fracatlas
-from mura_utils.data.sources.listing import LISTING_COLUMNS, Listing, with_remarks
-from mura_utils.data.sources.mura import is_phantom_set, list_mura, looks_like_mura
+from mura_utils.data.sources.files import find_trees, is_folder, reason_of
+from mura_utils.data.sources.listing import LISTING_COLUMNS, Listing, Source
+from mura_utils.data.sources.mura import is_phantom_set
 from mura_utils.data.sources.mura_tables import TREE
 from mura_utils.errors import UserError
 
-__all__ = ["LISTING_COLUMNS", "SOURCES", "Listing", "load_mask", "open_source"]
+__all__ = ["LISTING_COLUMNS", "SOURCES", "Listing", "Source", "load_mask", "open_source"]
 
-SOURCES = ("mura", "fracatlas", "phantom")
+_MODULES = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+
+SOURCES = {module.SOURCE.name: module.SOURCE for module in _MODULES if hasattr(module, "SOURCE")}
+"""Every data source by its name."""
 
 
 def open_source(root: Path | str, source: str = "auto") -> Listing:
@@ -24,22 +31,14 @@ def open_source(root: Path | str, source: str = "auto") -> Listing:
 
     Args:
         root: folder of the data set, or one that contains it, up to three levels above.
-        source: one of `SOURCES`, or "auto" to recognise it from the folder's content.
+        source: a name in `SOURCES`, or "auto" to recognise it from the folder's content.
 
     Raises:
         UserError: the folder is missing, holds something else, or only part of the data set.
     """
     root = Path(root)
     _require_folder(root)
-    if source == "auto":
-        source = _recognise(root)
-    if source == "mura":
-        return list_mura(root)
-    if source == "fracatlas":
-        return list_fracatlas(root)
-    if source == "phantom":
-        return _list_phantoms(root)
-    raise UserError(f"source '{source}' is unknown; use 'auto', {', '.join(map(repr, SOURCES))}.")
+    return _named(_recognise(root) if source == "auto" else source).list(root)
 
 
 def load_mask(
@@ -48,7 +47,7 @@ def load_mask(
     """Load where the abnormality is.
 
     Args:
-        source: one of `SOURCES`; MURA has no masks.
+        source: a name in `SOURCES`; MURA has no masks.
         root: folder of the data set, as given to `open_source`.
         path: the image's path, relative to `root`.
         shape: `(H, W)` of the result, stretched as the image is by `images.resize`; a pixel counts
@@ -63,16 +62,7 @@ def load_mask(
         UserError: the folder is gone, the source is unknown, or a mask cannot be read.
     """
     _require_folder(Path(root))
-    if source == "fracatlas":
-        mask = fracture_mask(Path(root), path)
-    elif source == "phantom":
-        from mura_utils.phantoms.dataset import phantom_mask
-
-        mask = phantom_mask(Path(root), path)
-    elif source == "mura":
-        mask = None
-    else:
-        raise UserError(f"source '{source}' is unknown; use {', '.join(map(repr, SOURCES))}.")
+    mask = _named(source).mask(Path(root), path)
     if mask is None or shape is None or mask.shape == tuple(shape):
         return mask
     image = Image.fromarray(mask.astype(np.float32))
@@ -97,9 +87,9 @@ def _recognise(root: Path) -> str:
     """Name the data set in a folder; a phantom set is also a MURA tree, so it is asked first."""
     if root.name == TREE and is_phantom_set(root.parent):
         raise UserError(f"{root} is the inside of a phantom set; give {root.parent} instead.")
-    if is_phantom_set(root):
-        return "phantom"
-    found = {place: _source_of(root / place) for place in find_trees(root, _source_of)}
+    if name := _source_of(root):
+        return name
+    found = {place: _nested(root / place) for place in find_trees(root, _nested)}
     if len(set(found.values())) == 1:
         return next(iter(found.values()))
     if found:
@@ -118,19 +108,17 @@ def _recognise(root: Path) -> str:
 
 def _source_of(root: Path) -> str:
     """The data set that a folder is, or is a part of; "" for none."""
-    if looks_like_fracatlas(root):
-        return "fracatlas"
-    return "mura" if looks_like_mura(root) and not is_phantom_set(root.parent) else ""
+    return next((name for name, source in SOURCES.items() if source.recognise(root)), "")
 
 
-def _list_phantoms(root: Path) -> Listing:
-    if not is_file(root / "phantoms.json"):
-        raise UserError(
-            f"{root} holds no complete set of phantoms (no phantoms.json); "
-            "draw it with `mura data phantom`."
-        )
-    from mura_utils.phantoms.dataset import check_masks
+def _nested(root: Path) -> str:
+    """The same, of those that may lie below the folder that was given."""
+    name = _source_of(root)
+    return name if name and SOURCES[name].in_subfolders else ""
 
-    listing = list_mura(root, source="phantom")
-    abnormal = listing.rows["path"][listing.rows["abnormality"] == "Abnormal"]
-    return with_remarks(listing, check_masks(root, abnormal))
+
+def _named(source: str) -> Source:
+    if source not in SOURCES:
+        known = ", ".join(map(repr, SOURCES))
+        raise UserError(f"source '{source}' is unknown; use 'auto', {known}.")
+    return SOURCES[source]

@@ -25,7 +25,7 @@ from mura_utils.data.sources.files import (
     one_tree,
     walk_files,
 )
-from mura_utils.data.sources.listing import Listing, make_listing, remark
+from mura_utils.data.sources.listing import Listing, Source, make_listing, remark
 from mura_utils.data.sources.tables import Table, read_flags, read_table
 from mura_utils.errors import UserError
 
@@ -130,7 +130,7 @@ def list_fracatlas(root: Path) -> Listing:
         listed["path"] = f"{below}/" + listed["path"]
         everything["path"] = f"{below}/" + everything["path"]
     deeper = remark([below] * (below not in (None, "", FOLDER)), "accepted-variant", "it is there")
-    return make_listing("fracatlas", root, listed, [everything, deeper])
+    return make_listing("fracatlas", root, listed, [everything, deeper], has_patients=False)
 
 
 def fracture_mask(root: Path, path: str) -> np.ndarray | None:
@@ -259,3 +259,12 @@ def _check_masks(base: Path, rows: pd.DataFrame, found: Files, coco: Coco) -> li
         if fit:
             remarks.append(remark([path], *fit))
     return remarks
+
+
+SOURCE = Source(
+    name="fracatlas",
+    title="FracAtlas",
+    recognise=looks_like_fracatlas,
+    list=list_fracatlas,
+    mask=fracture_mask,
+)

@@ -1,12 +1,15 @@
-"""What every source gives: one row an image, and remarks on what was met on the way."""
+"""What a data source is, and what it gives: one row an image, and remarks on what was odd."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+
+from mura_utils.labels import join
 
 LISTING_COLUMNS = (
     "path",
@@ -23,32 +26,56 @@ LISTING_COLUMNS = (
 
 
 @dataclass(frozen=True)
+class Source:
+    """A data set that this package can read: a module of this folder holds one, as ``SOURCE``.
+
+    Attributes:
+        name: in parameters and tables.
+        title: in figures and texts.
+        recognise: whether a folder is this data set, or a part of it.
+        list: from the data set's folder to its listing.
+        mask: from that folder and an image's path to where the abnormality is: bool (H, W), of the
+            image's size as stored; None without one.
+        in_subfolders: whether a folder that contains the data set's may be given instead.
+    """
+
+    name: str
+    title: str
+    recognise: Callable[[Path], bool]
+    list: Callable[[Path], Listing]
+    mask: Callable[[Path, str], np.ndarray | None]
+    in_subfolders: bool = True
+
+
+@dataclass(frozen=True)
 class Listing:
     """The images of a data set, from its tables and file names; no image has been opened.
 
-    In FracAtlas, which has no patient ids, every image is its own patient and its own study, so
-    counts of patients and leakage between splits say nothing there.
+    Where a set has no patient ids, every image is its own patient and its own study, so that counts
+    of patients and leakage between splits say nothing.
 
     Attributes:
-        source: "mura", "fracatlas" or "phantom".
+        source: name of the data set.
         root: the folder as given by the user; a file is `root / path`.
         rows: `LISTING_COLUMNS`, one row an image, sorted by path, which is unique. A row whose file
             is missing or empty is kept: `manifest.scan` gives it its fault.
         remarks: columns path, kind, detail: what was left out or is odd, one row each.
+        has_patients: whether the set says which images are of one patient.
     """
 
     source: str
     root: Path
     rows: pd.DataFrame
     remarks: pd.DataFrame
+    has_patients: bool = True
 
     def __str__(self) -> str:
         """Say what the data set holds, in a few lines."""
         rows = self.rows
         note = (
-            " (no patient ids: every image is its own patient and study)"
-            if self.source == "fracatlas"
-            else ""
+            ""
+            if self.has_patients
+            else " (no patient ids: every image is its own patient and study)"
         )
         lines = [
             f"{self.source} in the folder {self.root.name}",
@@ -77,19 +104,24 @@ def _tally(values: pd.Series) -> str:
 
 
 def make_listing(
-    source: str, root: Path, rows: pd.DataFrame, remarks: Iterable[pd.DataFrame]
+    source: str,
+    root: Path,
+    rows: pd.DataFrame,
+    remarks: Iterable[pd.DataFrame],
+    has_patients: bool = True,
 ) -> Listing:
     """Complete `rows` with source and label, put everything in order, and wrap it up."""
-    rows = rows.assign(source=source, label=rows["abnormality"] + "-" + rows["body_part"])
+    rows = rows.assign(source=source, label=[*map(join, rows["abnormality"], rows["body_part"])])
     rows = rows[list(LISTING_COLUMNS)].sort_values("path", ignore_index=True)
     everything = pd.concat([remark([], ""), *remarks], ignore_index=True)
     everything = everything.sort_values(["kind", "path"], ignore_index=True)
-    return Listing(source, root, rows, everything)
+    return Listing(source, root, rows, everything, has_patients)
 
 
 def with_remarks(listing: Listing, remarks: Iterable[pd.DataFrame]) -> Listing:
     """The listing with more remarks, in order."""
-    return make_listing(listing.source, listing.root, listing.rows, [listing.remarks, *remarks])
+    together = [listing.remarks, *remarks]
+    return make_listing(listing.source, listing.root, listing.rows, together, listing.has_patients)
 
 
 def remark(paths: Iterable[str], kind: str, detail: str | Iterable[str] = "") -> pd.DataFrame:

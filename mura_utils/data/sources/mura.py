@@ -20,7 +20,7 @@ from mura_utils.data.sources.files import (
     one_tree,
     walk_files,
 )
-from mura_utils.data.sources.listing import Listing, make_listing, remark
+from mura_utils.data.sources.listing import Listing, Source, make_listing, remark
 from mura_utils.data.sources.mura_tables import (
     SPLITS,
     TREE,
@@ -30,8 +30,7 @@ from mura_utils.data.sources.mura_tables import (
     read_studies,
 )
 from mura_utils.errors import UserError, shown
-
-PHANTOM_CARDS = ("phantoms.json", "phantoms.partial")
+from mura_utils.phantoms.dataset import CARD, PARTIAL
 
 _ABNORMALITY = {"0": "Normal", "1": "Abnormal", "negative": "Normal", "positive": "Abnormal"}
 
@@ -62,7 +61,7 @@ def find_mura(root: Path) -> list[str]:
 
 def is_phantom_set(root: Path) -> bool:
     """Whether a folder holds phantoms, or some of them."""
-    return any(is_file(root / card) for card in PHANTOM_CARDS)
+    return any(is_file(root / card) for card in (CARD, PARTIAL))
 
 
 def list_mura(root: Path, source: str = "mura") -> Listing:
@@ -205,3 +204,14 @@ def _none_on_disk(base: Path, split: str, listed: pd.Series, there: pd.Index) ->
         f"{base / split} holds none of the {len(listed):,} images listed in {images_csv}: the "
         f"first is {listed.iloc[0]}, and there is {others}; unpack the images there."
     )
+
+
+def _is_mura(root: Path) -> bool:
+    return looks_like_mura(root) and not is_phantom_set(root.parent)
+
+
+def _no_mask(root: Path, path: str) -> None:
+    """MURA does not say where an abnormality is."""
+
+
+SOURCE = Source(name="mura", title="MURA", recognise=_is_mura, list=list_mura, mask=_no_mask)

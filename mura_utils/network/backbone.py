@@ -1,40 +1,23 @@
-"""Backbones of keras.applications: how they are built, scaled, and loaded with weights."""
+"""The part of a network before its head: built, scaled, and loaded with weights."""
 
 from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import KerasTensor, layers
 
+from mura_utils.backbones import BACKBONES
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, weights_file
 from mura_utils.paths import atomic_write, reading
 
 FEATURES = "features"
 """Name of the layer whose output, (N, h, w, C), the head reads: the backbone's final map."""
-
-BACKBONES: dict[str, Callable[..., keras.Model]] = {
-    "densenet121": keras.applications.DenseNet121,
-    "densenet169": keras.applications.DenseNet169,
-    "mobilenet": keras.applications.MobileNet,
-}
-
-# Grey values 0-255 to what the ImageNet weights were trained on (keras.applications:
-# imagenet_utils.preprocess_input, modes "torch" and "tf").
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-_BACKBONE_SCALING = {
-    "densenet": {
-        "scale": [1 / (255 * std) for std in _STD],
-        "offset": [-mean / std for mean, std in zip(_MEAN, _STD, strict=True)],
-    },
-    "mobilenet": {"scale": 1 / 127.5, "offset": -1.0},
-}
 
 
 def build_backbone(
@@ -79,14 +62,18 @@ def feature_layers(model: keras.Model) -> Iterator[tuple[keras.Layer, int]]:
 def _scaling(experiment: Experiment) -> layers.Layer:
     if experiment.scaling == "unit":
         return layers.Rescaling(1 / 255, name="scaling")
-    family = experiment.backbone.rstrip("0123456789")
-    return layers.Rescaling(**_BACKBONE_SCALING[family], name="scaling")
+    facts = BACKBONES[experiment.backbone]
+    scale, offset = (
+        list(value) if isinstance(value, tuple) else value for value in (facts.scale, facts.offset)
+    )
+    return layers.Rescaling(scale, offset, name="scaling")
 
 
 def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
-    build = BACKBONES[experiment.backbone]
+    facts = BACKBONES[experiment.backbone]
+    build = getattr(keras.applications, facts.builder)
     options = {"include_top": False, "input_tensor": x}
-    if experiment.backbone == "mobilenet":
+    if facts.alphas:
         options["alpha"] = experiment.alpha
     if experiment.weights == "none":
         return build(weights=None, **options)
