@@ -5,6 +5,7 @@ from keras import layers
 
 from mura_utils import explain
 from mura_utils.errors import UserError
+from mura_utils.explain import maps
 from mura_utils.explain.targets import class_target, contrast_target
 
 CLASSES = ["Abnormal-ELBOW", "Abnormal-HAND", "Normal-ELBOW", "Normal-HAND"]

@@ -98,7 +98,7 @@ def draw_case(
 
     study = examine(kind)
     if not abnormal:
-        # `take_radiograph` centres what marks the finding; here it does so without the finding, too.
+        # `take_radiograph` centres what marks the finding, here without the finding as well.
         marks = [part for part in study.parts if part.role in ("mark", "metal")]
         study = examine(None)
         study.parts.extend(replace(part, role="mark") for part in marks)
