@@ -51,7 +51,7 @@ def test_the_last_five_convolutions_of_densenet121_are_the_reports():
 def test_frozen_batch_normalisation_keeps_its_statistics_in_training():
     model = build.build_model(small(unfreeze=1), 3)
     frozen, trained = model.get_layer("conv1_bn"), model.get_layer("conv_pw_13_bn")
-    before = [np.array(layer.moving_mean) for layer in (frozen, trained)]
+    before = [layer.moving_mean.numpy() for layer in (frozen, trained)]
     model(np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 1)).astype("float32"), training=True)
     assert np.array_equal(before[0], frozen.moving_mean)
     assert not np.array_equal(before[1], trained.moving_mean)
@@ -136,7 +136,7 @@ def test_no_network_is_one_sentence_that_says_how_to_bring_a_file(monkeypatch):
 def test_real_imagenet_weights_load(real_weights):
     model = build.build_model(small(weights=str(real_weights), image_size=224), 8)
     other = build.build_model(small(image_size=224), 8)
-    first = [np.array(m.get_layer("conv1").kernel) for m in (model, other)]
+    first = [m.get_layer("conv1").kernel.numpy() for m in (model, other)]
     assert np.abs(first[0] - first[1]).max() > 0.1
     assert model.get_layer(FEATURES).output.shape == (None, 7, 7, 256)
 

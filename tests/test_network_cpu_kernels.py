@@ -98,7 +98,9 @@ def test_adam_takes_keras_own_steps_up_to_rounding():
             assert "cpu_kernels" in type(optimizer.update_step).__module__
         model.compile(optimizer, "mse", jit_compile=False)
         model.fit(MAPS, np.arange(12).reshape(6, 2), batch_size=2, epochs=5, verbose=0)
-        trained.append([*model.get_weights(), *map(np.array, optimizer.variables)])
+        trained.append(
+            [*model.get_weights(), *(variable.numpy() for variable in optimizer.variables)]
+        )
     for expected, value in zip(*trained, strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-5)
 

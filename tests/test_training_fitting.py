@@ -29,7 +29,7 @@ from mura_utils import training
 from mura_utils.errors import UserError
 from mura_utils.experiments import load_experiment
 from mura_utils.network.build import build_model, load_model
-from mura_utils.training import fitting
+from mura_utils.training import fitting, resume
 
 # --- what a training gives ------------------------------------------------------------------------
 
@@ -63,8 +63,9 @@ def test_the_same_seed_gives_the_same_history(tmp_path):
     assert not np.allclose(first["loss"], other["loss"])
 
 
-def test_stored_activations_give_the_history_of_the_whole_network(tmp_path):
+def test_stored_activations_give_the_history_of_the_whole_network(tmp_path, monkeypatch):
     """Of exp4, but at 32 px, and with a rate at which five epochs change something."""
+    monkeypatch.setattr(resume, "_CHECKPOINT_SECONDS", 1e9)  # 900 weights an epoch
     settings = [
         load_experiment(
             "exp4", weights="none", image_size=32, augment=False, batch_size=16, epochs=5,
