@@ -12,8 +12,9 @@ import pytest
 from mura_tree import image_paths, png, tiny_rows, write_tree
 from PIL import Image
 
-from mura_utils import cli, sweep
+from mura_utils import cli
 from mura_utils.paths import cache_dir, data_dir, runs_dir, write_json
+from mura_utils.runs import sweep
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
 
