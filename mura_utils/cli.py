@@ -107,7 +107,7 @@ def sweep(
         outcomes = run_sweep(runs, execute, typer.echo)
     typer.echo(summarise(outcomes))
     if any(outcome.state == "failed" for outcome in outcomes):
-        typer.echo("Once mended, the same command runs what is missing.")
+        typer.echo("After that is put right, the same command runs what is missing.")
         raise typer.Exit(1)
 
 

@@ -12,8 +12,9 @@ import pytest
 from mura_tree import image_paths, png, tiny_rows, write_tree
 from PIL import Image
 
-from mura_utils import cli, sweep
+from mura_utils import cli
 from mura_utils.paths import cache_dir, data_dir, runs_dir, write_json
+from mura_utils.runs import sweep
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
 
@@ -98,7 +99,7 @@ def test_a_sweep_prints_how_each_run_ended(mura, monkeypatch, tmp_path):
     assert good.startswith("good  done ") and good.endswith(" s")
     assert bad.startswith("bad   failed ")
     assert f"the disk is full: {tmp_path / 'own'} Log: {runs_dir()}" in bad
-    assert last == "Once mended, the same command runs what is missing."
+    assert last == "After that is put right, the same command runs what is missing."
     status, out, _ = mura("sweep", "good.yaml", "-p", "data_dir=own")
     assert status == 0 and out.startswith("good  already complete ")
 

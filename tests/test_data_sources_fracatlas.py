@@ -229,7 +229,7 @@ def swap_flags(yes, no):
     return change
 
 
-# Each changes the table to a form in which it is met.
+# Each changes the table to a form that occurs in practice.
 VARIANTS = {
     "yes and no": swap_flags("Yes", "No"),
     "y and n": swap_flags("y", "N"),

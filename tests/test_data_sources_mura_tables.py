@@ -112,7 +112,7 @@ def split_label(line):
     return line.rsplit(",", 1)
 
 
-# Each changes the lines of one of train's tables to a form in which they are met.
+# Each changes the lines of one of train's tables to a form that occurs in practice.
 VARIANTS = {
     "labels as floats": (LABELS, each(lambda line: line + ".0")),
     "labels as words": (

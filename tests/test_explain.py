@@ -5,6 +5,7 @@ from keras import layers
 
 from mura_utils import explain
 from mura_utils.errors import UserError
+from mura_utils.explain import maps
 from mura_utils.explain.targets import class_target, contrast_target
 
 CLASSES = ["Abnormal-ELBOW", "Abnormal-HAND", "Normal-ELBOW", "Normal-HAND"]
@@ -214,11 +215,11 @@ def test_images_are_explained_independently_across_chunks(model, images):
     many = np.concatenate([images] * 4)
     targets = class_target([0, 1, 2, 3, 0] * 4, CLASSES)
     for name in explain.methods_of(model):
-        maps = explain.METHODS[name](model, many, targets)
+        heat = explain.METHODS[name](model, many, targets)
         alone = explain.METHODS[name](model, images, class_target([0, 1, 2, 3, 0], CLASSES))
-        assert maps[:5] == pytest.approx(alone, abs=1e-4), name
-        assert len(many) == len(maps) > explain.maps._CHUNK
-        assert maps[15:] == pytest.approx(maps[:5], abs=1e-4), name
+        assert heat[:5] == pytest.approx(alone, abs=1e-4), name
+        assert len(many) == len(heat) > maps._CHUNK
+        assert heat[15:] == pytest.approx(heat[:5], abs=1e-4), name
 
 
 def test_attention_maps_are_the_heads_own(model, images):

@@ -207,7 +207,7 @@ def feature_sets(
 def _fingerprint(prefix: keras.Model) -> str:
     """Digest of a network's layers, their wiring and their weights.
 
-    Layers count by position: Keras numbers some names anew each time a network is built.
+    Layers count by position: Keras numbers some names differently each time a network is built.
     """
     digest = hashlib.sha256()
     positions = {layer.name: position for position, layer in enumerate(prefix.layers)}

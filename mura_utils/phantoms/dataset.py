@@ -98,7 +98,7 @@ def draw_case(
 
     study = examine(kind)
     if not abnormal:
-        # What marks the finding is centred in the film (`take_radiograph`), here without it too.
+        # `take_radiograph` centres what marks the finding, here without the finding as well.
         marks = [part for part in study.parts if part.role in ("mark", "metal")]
         study = examine(None)
         study.parts.extend(replace(part, role="mark") for part in marks)
@@ -133,16 +133,16 @@ def _quotas(total: int) -> dict[tuple[str, bool], int]:
 def _deal(split: str, first: int, patients: int, rng: np.random.Generator) -> list[_Order]:
     """Give each patient of a split one to three studies; half of the later ones repeat the part."""
     sizes = rng.choice([1, 2, 3], patients, p=[0.7, 0.22, 0.08])
-    deck = [key for key, count in _quotas(int(sizes.sum())).items() for _ in range(count)]
-    deck = [deck[i] for i in rng.permutation(len(deck))]
+    studies_left = [key for key, count in _quotas(int(sizes.sum())).items() for _ in range(count)]
+    studies_left = [studies_left[i] for i in rng.permutation(len(studies_left))]
     kinds = itertools.cycle(rng.permutation(KINDS).tolist())
     orders = []
     for number, size in enumerate(sizes, first):
-        hand = [deck.pop()]
-        while len(hand) < size:
-            same = [i for i, key in enumerate(deck) if key[0] == hand[0][0]]
-            hand.append(deck.pop(same[-1] if same and rng.random() < 0.5 else -1))
-        studies = [(part, next(kinds) if abnormal else None) for part, abnormal in hand]
+        own = [studies_left.pop()]
+        while len(own) < size:
+            same = [i for i, key in enumerate(studies_left) if key[0] == own[0][0]]
+            own.append(studies_left.pop(same[-1] if same and rng.random() < 0.5 else -1))
+        studies = [(part, next(kinds) if abnormal else None) for part, abnormal in own]
         orders.append(_Order(split, number, studies))
     return orders
 

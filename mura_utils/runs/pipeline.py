@@ -183,7 +183,8 @@ def _failure(name: str, experiment: Experiment, notebook: Path, message: str) ->
     go_on = f"--from {name[:2]}" if name > NOTEBOOKS[0] else "--overwrite"
     return (
         f"{name} stopped: {message.rstrip('.')}. The notebook up to there: {notebook}. "
-        f"Once mended, go on with the same command and --name {experiment.name} {go_on}."
+        "After that is put right, go on with the same command and "
+        f"--name {experiment.name} {go_on}."
     )
 
 

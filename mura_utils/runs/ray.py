@@ -40,9 +40,9 @@ def ray_cluster(address: str | None, cpus: int, gpus: int, report: Report) -> It
         try:
             ray.init(address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            told = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"Ray cannot be reached at {address}: {told}; its messages above say more."
+                f"Ray cannot be reached at {address}: {reason}; its messages above say more."
             ) from None
     try:
         report(_describe_use(ray, cpus, gpus))

@@ -156,22 +156,24 @@ def run_sweep(runs: Sequence[SweepRun], execute: Executor, report: Report = prin
     leaders = {source.name: source for source in sources.values() if source.start <= shared}
     first = _execute_all(leaders.values(), shared, execute, report)
 
-    begun: dict[str, SweepRun | Outcome] = {}
+    started: dict[str, SweepRun | Outcome] = {}
     taken: dict[str, list[str]] = {}
     for run in runs:
         source = sources.get(run.name)
         if source is None:
-            begun[run.name] = _go_on(run, first.get(run.name), shared)
+            started[run.name] = _go_on(run, first.get(run.name), shared)
         else:
-            begun[run.name] = _take(run, source, first.get(source.name), shared)
-            if isinstance(begun[run.name], SweepRun):
+            started[run.name] = _take(run, source, first.get(source.name), shared)
+            if isinstance(started[run.name], SweepRun):
                 taken.setdefault(source.name, []).append(run.name)
     for source_name, names in taken.items():
         report(f"{', '.join(names)}: {span('01', shared)} taken from {source_name}")
 
-    rest = [run for run in begun.values() if isinstance(run, SweepRun) and not run.complete]
+    rest = [run for run in started.values() if isinstance(run, SweepRun) and not run.complete]
     second = _execute_all(rest, None, execute, report)
-    return [_ended(run, begun[run.name], first.get(run.name), second.get(run.name)) for run in runs]
+    return [
+        _ended(run, started[run.name], first.get(run.name), second.get(run.name)) for run in runs
+    ]
 
 
 def _go_on(run: SweepRun, first: Outcome | None, shared: str) -> SweepRun | Outcome:
@@ -199,12 +201,12 @@ def _take(
 
 
 def _ended(
-    run: SweepRun, begun: SweepRun | Outcome, first: Outcome | None, second: Outcome | None
+    run: SweepRun, started: SweepRun | Outcome, first: Outcome | None, second: Outcome | None
 ) -> Outcome:
     if run.complete:
         return Outcome(run.name, "already complete")
-    if isinstance(begun, Outcome):
-        return begun
+    if isinstance(started, Outcome):
+        return started
     last = second or Outcome(run.name, "done")
     return replace(last, seconds=last.seconds + (first.seconds if first else 0))
 
@@ -232,11 +234,13 @@ def _copy_shared(source: SweepRun, run: SweepRun, last: str) -> None:
     """Begin `run` as a copy of what the notebooks up to `last` wrote in `source`."""
     with working_in(run.folder), working_in(source.folder), atomic_write(run.folder) as temporary:
         if completed(run.folder):
-            raise UserError(f"{run.name} was begun by another process: wait until that has ended.")
+            raise UserError(
+                f"{run.name} was started by another process: wait until that has ended."
+            )
         temporary.mkdir()
         notebooks = [name for name in SHARED if name[:2] <= last]
         if completed(source.folder)[: len(notebooks)] != notebooks:
-            raise UserError(f"{source.name} was begun again by another process.")
+            raise UserError(f"{source.name} was started again by another process.")
         for notebook in notebooks:
             for name in (f"{notebook}.ipynb", *SHARED[notebook]):
                 shutil.copy2(source.folder / name, temporary)

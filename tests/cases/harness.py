@@ -1,4 +1,4 @@
-"""Cases that people who do this work have met: each ends in a result or in one sentence.
+"""Cases from people who do this work: each ends in a result or in one sentence.
 
 A case is given to a command of `mura` in this process. It has a time limit, prints no traceback,
 and changes none of its inputs.
