@@ -16,7 +16,7 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 SOURCES = [
     *sorted((REPOSITORY / "mura_utils").rglob("*.py")),
     *sorted((REPOSITORY / "benchmarks").glob("*.py")),
-    REPOSITORY / "tests" / "refresh_notebooks.py",
+    REPOSITORY / "tools" / "refresh_notebooks.py",
     *NOTEBOOKS,
 ]
 
