@@ -256,3 +256,11 @@ def test_a_backbone_is_one_record(monkeypatch):
 def test_the_schema_takes_its_backbones_from_the_records():
     schema = Experiment.model_json_schema()["properties"]["backbone"]
     assert schema["enum"] == list(BACKBONES)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half", b"no archive"])
+def test_weights_that_are_damaged_are_a_sentence(tmp_path, content):
+    path = tmp_path / "own.npz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"own\.npz is damaged \(.*\): fetch it again"):
+        build.build_model(small(weights=str(path)), 4)

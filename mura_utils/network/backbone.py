@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from keras import KerasTensor, layers
 
 from mura_utils.backbones import BACKBONES
-from mura_utils.errors import UserError
+from mura_utils.errors import UserError, naming_damage
 from mura_utils.experiments import Experiment, weights_file
 from mura_utils.paths import atomic_write, reading
 
@@ -139,13 +138,9 @@ def _read_weights(backbone: keras.Model, path: Path) -> None:
             expected = described["sha256"]
         if expected != hashlib.sha256(path.read_bytes()).hexdigest():
             raise UserError(f"{path} is not the file that {card.name} describes: fetch both again.")
-    try:
-        with np.load(path) as stored:
-            arrays = [stored[weight.path] for weight in backbone.weights]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}): fetch it again.") from None
-    except KeyError:
-        arrays = []
+    with naming_damage(path, "fetch it again"), np.load(path) as stored:
+        known = set(stored.files)
+        arrays = [stored[weight.path] for weight in backbone.weights if weight.path in known]
     shapes = [weight.shape for weight in backbone.weights]
     if [array.shape for array in arrays] != shapes:
         raise UserError(
