@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mura_utils.experiments import Experiment
+from mura_utils.sections import Training
 from mura_utils.terminal import to_the_terminal
 
 
@@ -22,34 +22,34 @@ def use_device() -> str:
     return ", ".join(names)
 
 
-def strategy(experiment: Experiment) -> tf.distribute.Strategy:
+def strategy(training: Training) -> tf.distribute.Strategy:
     """How a batch is spread: whole on one device, or in equal parts over several GPUs.
 
     Build the model inside its `scope()`. With `deterministic`, GPU kernels are asked to give the
     same result each time.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    if gpus and experiment.deterministic:
+    if gpus and training.deterministic:
         tf.config.experimental.enable_op_determinism()
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
 
 
-def dtype_policy(experiment: Experiment) -> str:
+def dtype_policy(training: Training) -> str:
     """Keras's policy to train with: float16 arithmetic only with `mixed` on a GPU.
 
     Example:
-        >>> dtype_policy(Experiment(precision="float32"))
+        >>> dtype_policy(Training(precision="float32"))
         'float32'
     """
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    return "mixed_float16" if experiment.precision == "mixed" and on_gpu else "float32"
+    return "mixed_float16" if training.precision == "mixed" and on_gpu else "float32"
 
 
-def uses_xla(experiment: Experiment) -> bool:
-    """Whether XLA compiles an experiment's networks: on a GPU, unless it must be deterministic.
+def uses_xla(training: Training) -> bool:
+    """Whether XLA compiles the networks: on a GPU, unless it must be deterministic.
 
     Example:
-        >>> uses_xla(Experiment(deterministic=True))
+        >>> uses_xla(Training(deterministic=True))
         False
     """
-    return bool(tf.config.list_logical_devices("GPU")) and not experiment.deterministic
+    return bool(tf.config.list_logical_devices("GPU")) and not training.deterministic

@@ -7,32 +7,30 @@ demo.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from mura_utils.backbones import BACKBONES
-from mura_utils.data.sources import SOURCES
 from mura_utils.errors import UserError, describe, shown
 from mura_utils.parameter_files import parse_value, read_parameters, write_parameters
-from mura_utils.parameter_types import (
-    WEIGHTS,
-    AnyCase,
-    BodyParts,
-    Convolutions,
-    Counts,
-    FolderName,
-    Fractions,
-    Number,
-    OnOff,
-    PathText,
-    Seed,
-    Weights,
-)
+from mura_utils.parameter_types import WEIGHTS
 from mura_utils.paths import REPOSITORY, data_dir, expand
+from mura_utils.sections import (
+    Augmentation,
+    Components,
+    Data,
+    Evaluation,
+    Explanation,
+    Network,
+    Run,
+    Split,
+    Storage,
+    Training,
+)
 
 EXPERIMENTS = REPOSITORY / "experiments"
 
@@ -40,214 +38,22 @@ PHANTOM_WEIGHTS = Path(__file__).parent / "weights" / "densenet121_phantom.npz"
 """What `mura pretrain` learned from phantoms, with its card; ``weights: phantom`` names it."""
 
 
-def _parameter(default: Any, notebook: str, description: str, **constraints: Any) -> Any:
-    """A field that belongs to the first notebook that reads it (its two digits)."""
-    return Field(
-        default, description=description, json_schema_extra={"notebook": notebook}, **constraints
-    )
-
-
-class Experiment(BaseModel):
+class Experiment(
+    Explanation, Evaluation, Storage, Training, Network, Augmentation, Components, Split, Data, Run
+):
     """Every value that decides what a run does; what is accepted here can run.
 
     Unknown names and wrong types are errors (`UserError` through `validate_parameters`). Each field
     belongs to the first notebook that uses it, see `owner`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    name: FolderName = _parameter("demo", "01", "the run's name: its folder in runs/")
-
-    source: Annotated[Literal[("auto", *SOURCES)], AnyCase] = _parameter(
-        "phantom", "01", "what the data folder holds; auto recognises it from its content"
-    )
-    data_dir: PathText = _parameter("phantom", "01", "the data set's folder: absolute, or in data/")
-    # Of fewer than 80 a class can miss a split; numbers of patients have five digits.
-    phantom_patients: int = _parameter(
-        480, "01", "patients to draw when the source is phantom", ge=80, le=99_999
-    )
-    phantom_seed: Seed = _parameter(0, "01", "seed of the phantoms")
-    read_pixels: bool = _parameter(True, "01", "open every file; false lists the files only")
-
-    exclude_duplicates: bool = _parameter(
-        False, "02", "admit one of several byte-identical files; false admits and counts them all"
-    )
-    body_parts: BodyParts = _parameter(
-        [], "02", "the body parts to admit, such as [ELBOW, WRIST]; without any: all"
-    )
-
-    protocol: Annotated[
-        Literal["official-patient", "official-image", "stratified-80-10-10", "patient"], AnyCase
-    ] = _parameter("official-patient", "03", "how images are split")
-    fractions: Fractions = _parameter(
-        [0.8, 0.1, 0.1], "03", "train, validation, test shares of the protocol patient"
-    )
-    split_seed: Seed = _parameter(0, "03", "seed of the split")
-
-    # The backbones take no less, radiographs have no more.
-    image_size: int = _parameter(
-        224, "04", "side of the model's square input, pixels", ge=32, le=4096
-    )
-    rotation_range: Number = _parameter(10.0, "04", "largest rotation, degrees", ge=0, le=360)
-    width_shift_range: Number = _parameter(
-        0.05, "04", "largest shift, share of the width", ge=0, le=1
-    )
-    height_shift_range: Number = _parameter(
-        0.05, "04", "largest shift, share of the height", ge=0, le=1
-    )
-    shear_range: Number = _parameter(
-        0.2, "04", "largest shear, degrees; 90 flattens the image to a line", ge=0, lt=90
-    )
-    zoom_range: Number = _parameter(0.1, "04", "largest zoom per axis, share", ge=0, lt=1)
-    horizontal_flip: bool = _parameter(True, "04", "mirror half of the training images")
-    pca_image_size: int = _parameter(
-        64, "04", "side of the images given to PCA, pixels; 256 take gigabytes", ge=8, le=256
-    )
-    pca_images_per_class: Counts = _parameter(
-        [10, 1000], "04", "training images a class for PCA (as many as there are)"
-    )
-
-    seed: Seed = _parameter(0, "05", "seed of initialisation, order and augmentation")
-    backbone: Annotated[Literal[tuple(BACKBONES)], AnyCase] = _parameter(
-        "densenet121", "05", "network of keras.applications without its top"
-    )
-    # MobileNet's first layer has 32 filters, of which one must be left.
-    alpha: Number = _parameter(1.0, "05", "width multiplier of mobilenet", ge=1 / 32, le=2)
-    weights: Weights = _parameter(
-        "phantom", "05", "phantom, imagenet, none, or the path of a weights file"
-    )
-    scaling: Annotated[Literal["unit", "backbone"], AnyCase] = _parameter(
-        "backbone", "05", "unit: [0, 1] as in the report; backbone: as its weights expect"
-    )
-    unfreeze: Convolutions = _parameter(
-        5, "05", "trainable convolutions of the backbone, counted from its end, or all"
-    )
-    head: Annotated[Literal["dense", "attention"], AnyCase] = _parameter(
-        "attention", "05", "exp1-4, or exp5-6"
-    )
-    squeeze_excite: bool = _parameter(True, "05", "channel attention before the attention heads")
-    dense_units: list[Annotated[int, Field(ge=1, le=8192)]] = _parameter(
-        [1024], "05", "dense layers of the head dense", max_length=5
-    )
-    dropout: list[Annotated[Number, Field(ge=0, le=0.99)]] = _parameter(
-        [0.2, 0.4, 0.4, 0.4, 0.4], "05", "rates: one for the head dense, five for attention"
-    )
-    l1: Number = _parameter(0.0, "05", "L1 factor on dense kernels", ge=0, le=1)
-    l2: Number = _parameter(0.0001, "05", "L2 factor on dense kernels", ge=0, le=1)
-    batch_norm_momentum: Number = _parameter(
-        0.9, "05", "of moving statistics; Keras's 0.99 lags behind in short runs", ge=0, lt=1
-    )
-    augment: bool = _parameter(True, "05", "augment the training images")
-    batch_size: int = _parameter(32, "05", "images a step, or all there are", ge=1, le=65_536)
-    epochs: int = _parameter(20, "05", "epochs at most", ge=1, le=100_000)
-    # Adam changes each weight by about this much in a step.
-    learning_rate: Number = _parameter(3e-4, "05", "Adam's initial rate", ge=1e-12, le=1)
-    early_stopping_patience: int = _parameter(
-        10, "05", "epochs without a better validation loss before training stops", ge=1, le=100_000
-    )
-    reduce_lr_patience: int = _parameter(
-        4, "05", "epochs without one before the learning rate is reduced", ge=1, le=100_000
-    )
-    reduce_lr_factor: Number = _parameter(0.2, "05", "factor of that reduction", gt=0, lt=1)
-    min_learning_rate: Number = _parameter(
-        1e-7, "05", "floor of the learning rate with the schedule plateau", ge=0, le=1
-    )
-    schedule: Annotated[Literal["plateau", "cosine"], AnyCase] = _parameter(
-        "plateau", "05", "plateau: the rate falls as above; cosine: falls to 0 over all epochs"
-    )
-    label_smoothing: Number = _parameter(
-        0.0, "05", "probability that a label gives away to all classes", ge=0, lt=1
-    )
-    class_weights: bool = _parameter(
-        False, "05", "weigh training images by the rarity of their class"
-    )
-    focal_gamma: Number = _parameter(
-        0.0, "05", "focal loss's exponent; 0 is plain cross-entropy", ge=0, le=100
-    )
-    cache_features: Annotated[Literal["auto", "on", "off"], OnOff] = _parameter(
-        "auto", "05", "compute the frozen part once and train on its stored activations"
-    )
-    views: int = _parameter(
-        2, "05", "augmented views of a training image to store, an open file each", ge=1, le=100
-    )
-    view_seed: Seed = _parameter(0, "05", "seed of those views; runs of all seeds share them")
-    extractor: Annotated[Literal["tensorflow", "openvino"], AnyCase] = _parameter(
-        "tensorflow", "05", "what computes the activations to store"
-    )
-    precision: Annotated[Literal["float32", "mixed"], AnyCase] = _parameter(
-        "float32", "05", "mixed: float16 on a GPU, bfloat16 in OpenVINO"
-    )
-    kernels: Annotated[Literal["fast", "keras"], AnyCase] = _parameter(
-        "fast", "05", "what trains on a CPU: quicker kernels with the same results, or Keras's own"
-    )
-    deterministic: bool = _parameter(
-        True, "05", "same seed, same history also on a GPU; false lets XLA compile there"
-    )
-    steps_per_execution: int = _parameter(
-        1, "05", "steps a call, or all there are; more keep a GPU busier", ge=1, le=10_000
-    )
-
-    threshold: Number = _parameter(
-        0.5, "06", "a study is abnormal above this probability", ge=0, le=1
-    )
-    bootstrap: int = _parameter(
-        1000, "06", "patient-level resamples behind the intervals, in memory", ge=100, le=100_000
-    )
-
-    scored_images: int = _parameter(
-        48, "07", "abnormal test images whose heat-maps are scored, in memory", ge=2, le=10_000
-    )
-
-    @model_validator(mode="after")
-    def _parameters_fit_each_other(self) -> Experiment:
-        for fits, sentence in self._conditions():
-            if not fits:
-                raise ValueError(sentence)
-        return self
-
-    def _conditions(self) -> list[tuple[bool, str]]:
-        backbone, weights, unfreeze = self.backbone, self.weights, shown(self.unfreeze)
-        facts = BACKBONES[backbone]
-        rates, count = 1 if self.head == "dense" else 5, facts.convolutions
-        return [
-            (
-                self.read_pixels or not self.exclude_duplicates,
-                "exclude_duplicates = True needs read_pixels = True: they are found by content",
-            ),
-            (
-                len(self.dropout) == rates,
-                f"the head {self.head} takes {rates} dropout rate(s), not {shown(self.dropout)}",
-            ),
-            (
-                weights != "phantom" or facts.phantom,
-                f"the weights phantom are densenet121's: with the backbone {backbone} give "
-                "weights imagenet, none, or a file of `mura pretrain`",
-            ),
-            (
-                self.alpha == 1 or bool(facts.alphas),
-                f"alpha = {self.alpha}, but the backbone {backbone} has one width: leave it at 1",
-            ),
-            (
-                not facts.alphas or self.alpha in facts.alphas or weights != "imagenet",
-                f"alpha = {self.alpha}, but the weights imagenet exist for "
-                f"{', '.join(map(str, facts.alphas))}: give one of these, or other weights",
-            ),
-            (
-                self.unfreeze == "all" or self.unfreeze <= count,
-                f"unfreeze = {unfreeze}, but {backbone} has {count} convolutions: give a smaller "
-                "number, or all",
-            ),
-            (
-                self.cache_features != "on" or self.unfreeze not in ("all", count),
-                f"cache_features = on, but unfreeze = {unfreeze} leaves nothing frozen to store: "
-                "give auto or off, or a smaller unfreeze",
-            ),
-            (
-                self.schedule != "plateau" or self.min_learning_rate <= self.learning_rate,
-                f"min_learning_rate = {self.min_learning_rate} is above learning_rate = "
-                f"{self.learning_rate}: lower it",
-            ),
-        ]
+    def conditions(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
+        count = BACKBONES[self.backbone].convolutions
+        yield (
+            self.cache_features != "on" or self.unfreeze not in ("all", count),
+            f"cache_features = on, but unfreeze = {shown(self.unfreeze)} leaves nothing frozen to "
+            "store: give auto or off, or a smaller unfreeze",
+        )
 
 
 def owner(parameter: str) -> str:

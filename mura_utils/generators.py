@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import tensorflow as tf
 
-from mura_utils.experiments import Experiment
+from mura_utils import sections
 
 _PARALLEL_BATCHES = 4  # made ahead of training, at the same time where there are cores
 
@@ -42,14 +42,14 @@ class Augmentation:
     horizontal_flip: bool
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Augmentation:
-        """The augmentation whose ranges an experiment gives.
+    def of(cls, ranges: sections.Augmentation) -> Augmentation:
+        """The augmentation that an experiment describes.
 
         Example:
-            >>> Augmentation.of(Experiment(rotation_range=15)).rotation_range
+            >>> Augmentation.of(sections.Augmentation(rotation_range=15)).rotation_range
             15.0
         """
-        return cls(**{field.name: getattr(experiment, field.name) for field in fields(cls)})
+        return cls(**{field.name: getattr(ranges, field.name) for field in fields(cls)})
 
     def draw(self, count: int, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draw the parameters of `count` images of `size` x `size` pixels.

@@ -12,20 +12,19 @@ from keras import KerasTensor, layers
 
 from mura_utils.backbones import BACKBONES
 from mura_utils.errors import UserError, naming_damage
-from mura_utils.experiments import Experiment, weights_file
+from mura_utils.experiments import weights_file
 from mura_utils.paths import atomic_write, reading
+from mura_utils.sections import Network
 
 FEATURES = "features"
 """Name of the layer whose output, (N, h, w, C), the head reads: the backbone's final map."""
 
 
-def build_backbone(
-    experiment: Experiment, size: int | None
-) -> tuple[keras.KerasTensor, keras.Model]:
+def build_backbone(network: Network, size: int | None) -> tuple[keras.KerasTensor, keras.Model]:
     """The part before the head, with its weights loaded.
 
     Args:
-        experiment: `backbone`, `alpha`, `weights` and `scaling` are used.
+        network: `backbone`, `alpha`, `weights` and `scaling` are used.
         size: of the square input, pixels; None takes any.
 
     Returns:
@@ -36,7 +35,7 @@ def build_backbone(
     """
     radiograph = keras.Input((size, size, 1), name="radiograph")
     x = layers.Concatenate(name="three_channels")([radiograph] * 3)
-    return radiograph, _load_backbone(experiment, _scaling(experiment)(x))
+    return radiograph, _load_backbone(network, _scaling(network)(x))
 
 
 def convolution_names(model: keras.Model) -> list[str]:
@@ -58,45 +57,45 @@ def feature_layers(model: keras.Model) -> Iterator[tuple[keras.Layer, int]]:
             break
 
 
-def _scaling(experiment: Experiment) -> layers.Layer:
-    if experiment.scaling == "unit":
+def _scaling(network: Network) -> layers.Layer:
+    if network.scaling == "unit":
         return layers.Rescaling(1 / 255, name="scaling")
-    facts = BACKBONES[experiment.backbone]
+    facts = BACKBONES[network.backbone]
     scale, offset = (
         list(value) if isinstance(value, tuple) else value for value in (facts.scale, facts.offset)
     )
     return layers.Rescaling(scale, offset, name="scaling")
 
 
-def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
-    facts = BACKBONES[experiment.backbone]
+def _load_backbone(network: Network, x: KerasTensor) -> keras.Model:
+    facts = BACKBONES[network.backbone]
     build = getattr(keras.applications, facts.builder)
     options = {"include_top": False, "input_tensor": x}
     if facts.alphas:
-        options["alpha"] = experiment.alpha
-    if experiment.weights == "none":
+        options["alpha"] = network.alpha
+    if network.weights == "none":
         return build(weights=None, **options)
-    if experiment.weights == "imagenet":
+    if network.weights == "imagenet":
         try:
             return build(weights="imagenet", **options)
         except Exception as error:  # Keras raises a bare Exception when its download fails.
             if isinstance(error, ValueError):  # an alpha that ImageNet weights do not exist for
-                raise UserError(f"{experiment.backbone}: {error}") from None
+                raise UserError(f"{network.backbone}: {error}") from None
             if "URL fetch failure" not in str(error):
                 raise
             raise UserError(
-                f"The ImageNet weights of {experiment.backbone} could not be downloaded "
+                f"The ImageNet weights of {network.backbone} could not be downloaded "
                 f"({error}): fetch that file on a machine with network and give its path as "
                 "weights=<path>, or train from random weights with weights=none."
             ) from None
-    path = weights_file(experiment.weights)
+    path = weights_file(network.weights)
     if path.suffix == ".npz":
         backbone = build(weights=None, **options)
         _read_weights(backbone, path)
         return backbone
     # A file is loaded into the network as its users save it, without our input layers, whose extra
     # containers Keras would report as missing from the file.
-    size = experiment.image_size
+    size = network.image_size
     as_saved = build(
         weights=None, **options | {"input_tensor": None, "input_shape": (size, size, 3)}
     )
@@ -105,7 +104,7 @@ def _load_backbone(experiment: Experiment, x: KerasTensor) -> keras.Model:
     except Exception as error:  # h5py's and Keras's, of many kinds
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"{path} does not fit {experiment.backbone} without its top ({reason}): check the "
+            f"{path} does not fit {network.backbone} without its top ({reason}): check the "
             "backbone, and for mobilenet alpha."
         ) from None
     backbone = build(weights=None, **options)

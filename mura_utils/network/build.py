@@ -20,19 +20,18 @@ import keras
 from keras import KerasTensor, layers, regularizers
 
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment
 from mura_utils.layers import attention_heads, squeeze_excite
 from mura_utils.network.backbone import FEATURES, build_backbone, convolution_names
+from mura_utils.sections import Network
 
 
 def build_model(
-    experiment: Experiment, classes: Sequence[str] | int, dtype_policy: str = "float32"
+    network: Network, classes: Sequence[str] | int, dtype_policy: str = "float32"
 ) -> keras.Model:
-    """Build the network of an experiment, with its weights loaded and its layers frozen.
+    """Build a network, with its weights loaded and its layers frozen.
 
     Args:
-        experiment: `backbone`, `alpha`, `weights`, `scaling`, `image_size`, `unfreeze`, and the
-            head's parameters are used.
+        network: what to build, such as an experiment.
         classes: the class names, or how many there are.
         dtype_policy: Keras's, e.g. ``"mixed_float16"`` to train on a GPU; see `in_float32`.
 
@@ -47,29 +46,25 @@ def build_model(
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype_policy)
     try:
-        return _build(experiment, classes if isinstance(classes, int) else len(classes))
+        return _build(network, classes if isinstance(classes, int) else len(classes))
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def _build(experiment: Experiment, count: int) -> keras.Model:
-    keras.utils.set_random_seed(experiment.seed)
-    radiograph, backbone = build_backbone(experiment, experiment.image_size)
-    freeze(backbone, experiment.unfreeze)
+def _build(network: Network, count: int) -> keras.Model:
+    keras.utils.set_random_seed(network.seed)
+    radiograph, backbone = build_backbone(network, network.image_size)
+    freeze(backbone, network.unfreeze)
 
     x = layers.Identity(name=FEATURES)(backbone.output)
-    x = (
-        _attention_head(x, experiment)
-        if experiment.head == "attention"
-        else _dense_head(x, experiment)
-    )
-    x = layers.Dense(count, kernel_regularizer=_regularizer(experiment), name="logits")(x)
+    x = _attention_head(x, network) if network.head == "attention" else _dense_head(x, network)
+    x = layers.Dense(count, kernel_regularizer=_regularizer(network), name="logits")(x)
     # float32 also under mixed precision: a float16 softmax loses small probabilities.
     probabilities = layers.Activation("softmax", dtype="float32", name="predictions")(x)
-    model = keras.Model(radiograph, probabilities, name=f"{experiment.backbone}_{experiment.head}")
+    model = keras.Model(radiograph, probabilities, name=f"{network.backbone}_{network.head}")
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = experiment.batch_norm_momentum
+            layer.momentum = network.batch_norm_momentum
     return model
 
 
@@ -156,40 +151,40 @@ def _saved_by(path: Path) -> str:
         return "which is no whole Keras file"
 
 
-def _regularizer(experiment: Experiment) -> regularizers.Regularizer | None:
-    if experiment.l1 == experiment.l2 == 0:
+def _regularizer(network: Network) -> regularizers.Regularizer | None:
+    if network.l1 == network.l2 == 0:
         return None
-    return regularizers.L1L2(l1=experiment.l1, l2=experiment.l2)
+    return regularizers.L1L2(l1=network.l1, l2=network.l2)
 
 
-def _dense_head(x: KerasTensor, experiment: Experiment) -> KerasTensor:
+def _dense_head(x: KerasTensor, network: Network) -> KerasTensor:
     """Head of exp1 to exp4: global average pooling, dense layers, dropout."""
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    for number, units in enumerate(experiment.dense_units, start=1):
+    for number, units in enumerate(network.dense_units, start=1):
         x = layers.Dense(
             units,
             activation="relu",
-            kernel_regularizer=_regularizer(experiment),
+            kernel_regularizer=_regularizer(network),
             name=f"dense_{number}",
         )(x)
-    return layers.Dropout(experiment.dropout[0], seed=experiment.seed, name="dropout")(x)
+    return layers.Dropout(network.dropout[0], seed=network.seed, name="dropout")(x)
 
 
-def _attention_head(x: KerasTensor, experiment: Experiment) -> KerasTensor:
+def _attention_head(x: KerasTensor, network: Network) -> KerasTensor:
     """Head of exp5 and exp6 (report Fig. 16): attention, then two dense branches added."""
-    rates = iter(enumerate(experiment.dropout))
+    rates = iter(enumerate(network.dropout))
 
     def dropout(x: KerasTensor, name: str) -> KerasTensor:
         number, rate = next(rates)
-        seed = 5 * experiment.seed + number  # with one seed, equal shapes would get equal masks
+        seed = 5 * network.seed + number  # with one seed, equal shapes would get equal masks
         return layers.Dropout(rate, seed=seed, name=f"dropout_{name}")(x)
 
     def dense(x: KerasTensor, units: int, name: str, **options) -> KerasTensor:
-        return layers.Dense(
-            units, kernel_regularizer=_regularizer(experiment), name=name, **options
-        )(x)
+        return layers.Dense(units, kernel_regularizer=_regularizer(network), name=name, **options)(
+            x
+        )
 
-    if experiment.squeeze_excite:
+    if network.squeeze_excite:
         x = squeeze_excite(x)
     x = dropout(attention_heads(x), "maps")
     x = dropout(layers.GlobalAveragePooling2D(name="pool")(x), "pool")

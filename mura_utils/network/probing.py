@@ -11,10 +11,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mura_utils.evaluation.metrics import evaluate_abnormality
-from mura_utils.experiments import Experiment
 from mura_utils.generators import make_dataset
 from mura_utils.labels import ABNORMAL
 from mura_utils.network.backbone import build_backbone
+from mura_utils.sections import Network
 from mura_utils.terminal import to_the_terminal
 
 _FOLDS = 4
@@ -34,16 +34,16 @@ def probe_images(manifest: pd.DataFrame, count: int, seed: int = 0) -> np.ndarra
 
 
 @to_the_terminal()
-def pooled_features(experiment: Experiment, pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def pooled_features(network: Network, pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The backbone's last feature map, averaged over its positions: (len(rows), C) float32.
 
     Args:
-        experiment: its backbone, weights and scaling are used.
+        network: its backbone, weights and scaling are used.
         pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
         rows: which of them.
     """
-    keras.utils.set_random_seed(experiment.seed)
-    radiograph, backbone = build_backbone(experiment, size=pixels.shape[1])
+    keras.utils.set_random_seed(network.seed)
+    radiograph, backbone = build_backbone(network, size=pixels.shape[1])
     pooled = keras.layers.GlobalAveragePooling2D()(backbone.output)
     batches = make_dataset(pixels, rows, np.zeros((len(pixels), 1), np.float32), 32)
     return keras.Model(radiograph, pooled).predict(batches, verbose=0)

@@ -15,6 +15,7 @@ from mura_utils import devices, frozen, report
 from mura_utils.experiments import Experiment
 from mura_utils.generators import Augmentation, make_dataset
 from mura_utils.network.cpu_kernels import use_cpu_adam, use_cpu_kernels
+from mura_utils.sections import Training
 
 
 @dataclass(frozen=True)
@@ -109,18 +110,18 @@ def _balanced(one_hot: np.ndarray) -> dict[int, float]:
     return dict(enumerate(weights.tolist()))
 
 
-def compile_task(task: Task, experiment: Experiment) -> None:
+def compile_task(task: Task, training: Training) -> None:
     """Adam and categorical cross-entropy (report Fig. 27), or focal loss (Lin et al. 2017)."""
-    rate: float | keras.optimizers.schedules.LearningRateSchedule = experiment.learning_rate
-    if experiment.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, experiment.epochs * task.steps)
-    smoothing = {"label_smoothing": experiment.label_smoothing}
+    rate: float | keras.optimizers.schedules.LearningRateSchedule = training.learning_rate
+    if training.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, training.epochs * task.steps)
+    smoothing = {"label_smoothing": training.label_smoothing}
     loss = keras.losses.CategoricalCrossentropy(**smoothing)
-    if experiment.focal_gamma > 0:
+    if training.focal_gamma > 0:
         loss = keras.losses.CategoricalFocalCrossentropy(
-            alpha=1.0, gamma=experiment.focal_gamma, **smoothing
+            alpha=1.0, gamma=training.focal_gamma, **smoothing
         )
-    fast = experiment.kernels == "fast"
+    fast = training.kernels == "fast"
     if fast:
         use_cpu_kernels(task.network)
     with task.network.distribute_strategy.scope():
@@ -134,8 +135,8 @@ def compile_task(task: Task, experiment: Experiment) -> None:
             auto_scale_loss=False,
             loss=loss,
             metrics=["accuracy"],
-            steps_per_execution=experiment.steps_per_execution,
-            jit_compile=devices.uses_xla(experiment),
+            steps_per_execution=training.steps_per_execution,
+            jit_compile=devices.uses_xla(training),
         )
 
 
