@@ -80,6 +80,18 @@ def _different(counts: list[int]) -> list[int]:
     return counts
 
 
+def _poolings(names: list[str]) -> list[str]:
+    if not names or len(set(names)) < len(names):
+        raise ValueError("name at least one, each once")
+    return names
+
+
+def _strides(strides: list[int]) -> list[int]:
+    if strides not in ([32], [16, 32]):
+        raise ValueError("give [32] or [16, 32]")
+    return strides
+
+
 AnyCase = BeforeValidator(_lower)
 """Added to a Literal: its texts are taken in any case."""
 
@@ -98,6 +110,11 @@ PathText = Annotated[str, AfterValidator(_path)]
 Weights = Annotated[PathText, AfterValidator(_weights)]
 BodyParts = Annotated[list[str], AfterValidator(_body_parts)]
 Fractions = Annotated[list[Number], AfterValidator(_fractions)]
+Poolings = Annotated[
+    list[Annotated[Literal["average", "max", "lse", "attention"], AnyCase]],
+    AfterValidator(_poolings),
+]
+Strides = Annotated[list[int], AfterValidator(_strides)]
 Counts = Annotated[
     list[Annotated[int, Field(ge=1, le=1_000_000)]],
     Field(min_length=1, max_length=10),

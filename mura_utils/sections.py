@@ -24,7 +24,9 @@ from mura_utils.parameter_types import (
     Number,
     OnOff,
     PathText,
+    Poolings,
     Seed,
+    Strides,
     Weights,
 )
 
@@ -158,18 +160,27 @@ class Network(Pixels, Seeded):
     scaling: Annotated[Literal["unit", "backbone"], AnyCase] = _parameter(
         "backbone", "05", "unit: [0, 1] as in the report; backbone: as its weights expect"
     )
+    freeze_batch_norm: bool = _parameter(
+        False, "05", "keep the backbone's batch normalisation as its weights have it"
+    )
     unfreeze: Convolutions = _parameter(
         5, "05", "trainable convolutions of the backbone, counted from its end, or all"
     )
-    head: Annotated[Literal["dense", "attention"], AnyCase] = _parameter(
-        "attention", "05", "exp1-4, or exp5-6"
+    head: Annotated[Literal["dense", "attention", "pooled"], AnyCase] = _parameter(
+        "attention", "05", "dense: exp1-4; attention: exp5-6; pooled: several poolings side by side"
+    )
+    pooling: Poolings = _parameter(
+        ["average", "max", "attention"], "05", "of the head pooled: average, max, lse, attention"
+    )
+    feature_strides: Strides = _parameter(
+        [16, 32], "05", "pixels a cell of the maps that attention pools: [32] or [16, 32]"
     )
     squeeze_excite: bool = _parameter(True, "05", "channel attention before the attention heads")
     dense_units: list[Annotated[int, Field(ge=1, le=8192)]] = _parameter(
         [1024], "05", "dense layers of the head dense", max_length=5
     )
     dropout: list[Annotated[Number, Field(ge=0, le=0.99)]] = _parameter(
-        [0.2, 0.4, 0.4, 0.4, 0.4], "05", "rates: one for the head dense, five for attention"
+        [0.2, 0.4, 0.4, 0.4, 0.4], "05", "rates: five for the head attention, else one"
     )
     l1: Number = _parameter(0.0, "05", "L1 factor on dense kernels", ge=0, le=1)
     l2: Number = _parameter(0.0001, "05", "L2 factor on dense kernels", ge=0, le=1)
@@ -180,7 +191,7 @@ class Network(Pixels, Seeded):
     def conditions(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
         backbone, weights, unfreeze = self.backbone, self.weights, shown(self.unfreeze)
         facts = BACKBONES[backbone]
-        rates, count = 1 if self.head == "dense" else 5, facts.convolutions
+        rates, count = 5 if self.head == "attention" else 1, facts.convolutions
         yield (
             len(self.dropout) == rates,
             f"the head {self.head} takes {rates} dropout rate(s), not {shown(self.dropout)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import keras
@@ -69,8 +70,9 @@ def _scaling(network: Network) -> layers.Layer:
 
 def _load_backbone(network: Network, x: KerasTensor) -> keras.Model:
     facts = BACKBONES[network.backbone]
-    build = getattr(keras.applications, facts.builder)
-    options = {"include_top": False, "input_tensor": x}
+    module, _, name = facts.builder.rpartition(":")
+    build = getattr(import_module(module or "keras.applications"), name)
+    options = {"include_top": False, "input_tensor": x, **facts.options}
     if facts.alphas:
         options["alpha"] = network.alpha
     if network.weights == "none":

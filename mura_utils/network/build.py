@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-from keras import KerasTensor, layers, regularizers
+from keras import layers
 
+from mura_utils.backbones import BACKBONES
 from mura_utils.errors import UserError
-from mura_utils.layers import attention_heads, squeeze_excite
 from mura_utils.network.backbone import FEATURES, build_backbone, convolution_names
+from mura_utils.network.heads import attach_head, regularizer
 from mura_utils.sections import Network
 
 
@@ -54,11 +55,12 @@ def build_model(
 def _build(network: Network, count: int) -> keras.Model:
     keras.utils.set_random_seed(network.seed)
     radiograph, backbone = build_backbone(network, network.image_size)
-    freeze(backbone, network.unfreeze)
+    freeze(backbone, network.unfreeze, network.freeze_batch_norm)
 
-    x = layers.Identity(name=FEATURES)(backbone.output)
-    x = _attention_head(x, network) if network.head == "attention" else _dense_head(x, network)
-    x = layers.Dense(count, kernel_regularizer=_regularizer(network), name="logits")(x)
+    coarse = layers.Identity(name=FEATURES)(backbone.output)
+    fine = backbone.get_layer(BACKBONES[network.backbone].fine).output
+    x = attach_head(network, coarse, fine)
+    x = layers.Dense(count, kernel_regularizer=regularizer(network), name="logits")(x)
     # float32 also under mixed precision: a float16 softmax loses small probabilities.
     probabilities = layers.Activation("softmax", dtype="float32", name="predictions")(x)
     model = keras.Model(radiograph, probabilities, name=f"{network.backbone}_{network.head}")
@@ -84,7 +86,7 @@ def in_float32(model: keras.Model) -> keras.Model:
     return twin
 
 
-def freeze(backbone: keras.Model, unfreeze: int | str) -> None:
+def freeze(backbone: keras.Model, unfreeze: int | str, batch_norm: bool = False) -> None:
     """Make the last `unfreeze` Conv2D layers, and all that follows the first of them, trainable.
 
     What comes before is frozen, and its batch normalisation runs in inference mode. Depthwise
@@ -93,16 +95,15 @@ def freeze(backbone: keras.Model, unfreeze: int | str) -> None:
     Args:
         backbone: changed in place.
         unfreeze: how many, at most as many as there are, or ``"all"``.
+        batch_norm: whether every batch normalisation stays frozen.
     """
     convolutions = convolution_names(backbone)
-    if unfreeze == "all":
-        backbone.trainable = True
-        return
-    trainable = False
-    first = convolutions[-unfreeze] if unfreeze else None
+    trainable = unfreeze == "all"
+    first = convolutions[-unfreeze] if unfreeze and not trainable else None
     for layer in backbone.layers:
         trainable = trainable or layer.name == first
-        layer.trainable = trainable
+        frozen = batch_norm and isinstance(layer, layers.BatchNormalization)
+        layer.trainable = trainable and not frozen
 
 
 def parameter_counts(model: keras.Model) -> tuple[int, int, int]:
@@ -149,48 +150,3 @@ def _saved_by(path: Path) -> str:
             return f"saved by Keras {json.loads(archive.read('metadata.json'))['keras_version']}"
     except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
         return "which is no whole Keras file"
-
-
-def _regularizer(network: Network) -> regularizers.Regularizer | None:
-    if network.l1 == network.l2 == 0:
-        return None
-    return regularizers.L1L2(l1=network.l1, l2=network.l2)
-
-
-def _dense_head(x: KerasTensor, network: Network) -> KerasTensor:
-    """Head of exp1 to exp4: global average pooling, dense layers, dropout."""
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    for number, units in enumerate(network.dense_units, start=1):
-        x = layers.Dense(
-            units,
-            activation="relu",
-            kernel_regularizer=_regularizer(network),
-            name=f"dense_{number}",
-        )(x)
-    return layers.Dropout(network.dropout[0], seed=network.seed, name="dropout")(x)
-
-
-def _attention_head(x: KerasTensor, network: Network) -> KerasTensor:
-    """Head of exp5 and exp6 (report Fig. 16): attention, then two dense branches added."""
-    rates = iter(enumerate(network.dropout))
-
-    def dropout(x: KerasTensor, name: str) -> KerasTensor:
-        number, rate = next(rates)
-        seed = 5 * network.seed + number  # with one seed, equal shapes would get equal masks
-        return layers.Dropout(rate, seed=seed, name=f"dropout_{name}")(x)
-
-    def dense(x: KerasTensor, units: int, name: str, **options) -> KerasTensor:
-        return layers.Dense(units, kernel_regularizer=_regularizer(network), name=name, **options)(
-            x
-        )
-
-    if network.squeeze_excite:
-        x = squeeze_excite(x)
-    x = dropout(attention_heads(x), "maps")
-    x = dropout(layers.GlobalAveragePooling2D(name="pool")(x), "pool")
-    a = layers.BatchNormalization(name="a1_bn")(dense(x, 512, "a1"))
-    a = layers.BatchNormalization(name="a2_bn")(dense(dropout(a, "a"), 512, "a2"))
-    b = layers.BatchNormalization(name="b_bn")(dense(x, 512, "b", use_bias=False))
-    x = layers.Activation("relu", name="branches_relu")(layers.Add(name="branches")([a, b]))
-    x = dense(dropout(x, "branches"), 256, "dense", activation="relu")
-    return dropout(x, "dense")
