@@ -28,7 +28,7 @@ from keras import layers
 from tqdm.auto import tqdm
 
 from mura_utils.backbones import BACKBONES
-from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
+from mura_utils.checkpoints import TrainingState
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, validate_parameters
 from mura_utils.locks import claim
@@ -180,10 +180,11 @@ def _pretrain(
     progress: bool,
     report: Callable[[str], Any],
 ) -> Path | None:
-    began = saved = time.monotonic()
+    began = time.monotonic()
+    checkpoint = _Checkpoint(folder / "checkpoint.npz", recipe)
     network, backbone = build_network(recipe)
-    checkpoint = _Checkpoint(folder / "checkpoint.npz", recipe, network)
-    first = checkpoint.restore()
+    checkpoint.restore(network)
+    first = checkpoint.record.get("steps", 0)
     if first:
         report(f"{checkpoint.path}: going on after {first * recipe.batch_size:,} crops.")
     bar = tqdm(initial=first, total=recipe.steps, desc="pretraining", disable=hide_bars(progress))
@@ -193,16 +194,15 @@ def _pretrain(
             crops = next(batches)
             checkpoint.count(network.train_on_batch(*_as_targets(crops), return_dict=True))
             bar.update()
-            done, now = step + 1, time.monotonic()
+            done, spent = step + 1, time.monotonic() - began
             if done % _PERIOD == 0:
                 row = checkpoint.add_row(done)
                 bar.set_postfix(row)
                 if not progress:
                     report(json.dumps(row))
-            late = minutes is not None and now - began > 60 * minutes and done < recipe.steps
-            if late or done == recipe.steps or now - saved > _CHECKPOINT_SECONDS:
-                checkpoint.save(done, now - began)
-                saved = now
+            late = minutes is not None and spent > 60 * minutes and done < recipe.steps
+            if checkpoint.due() or late or done == recipe.steps:
+                checkpoint.save(recipe=asdict(recipe), steps=done, curve=checkpoint.curve)
             if late:
                 report(f"{done * recipe.batch_size:,} of {recipe.images:,} crops: to be continued.")
                 return None
@@ -292,21 +292,16 @@ def _batches(recipe: Recipe, first: int, workers: int) -> Iterator[Iterator[Crop
         pool.shutdown(cancel_futures=True)
 
 
-class _Checkpoint:
-    """Weights, optimizer and curve of a training on disk."""
+class _Checkpoint(TrainingState):
+    """Its record holds the recipe, the steps that were done and the curve."""
 
-    def __init__(self, path: Path, recipe: Recipe, network: keras.Model) -> None:
-        self.path, self.recipe, self.network = path, recipe, network
-        self.curve: list[dict[str, float]] = []
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.recipe = recipe
+        super().__init__(path, _CHECKPOINT_SECONDS, self._require_recipe)
+        self.curve: list[dict[str, float]] = self.record.get("curve", [])
         self._since_row: list[dict[str, float]] = []
-        self.earlier = self.seconds = 0.0  # of training, before this call and in all
-        network.optimizer.build(network.trainable_variables)
 
-    def restore(self) -> int:
-        """Steps that were done; 0 if there is no checkpoint."""
-        if not self.path.is_file():
-            return 0
-        arrays, record = read_checkpoint(self.path)
+    def _require_recipe(self, record: dict[str, Any]) -> bool:
         asked, given = asdict(self.recipe), record.get("recipe", {})
         for name in asked:
             before = given.get(name, 1)  # checkpoints did not name the first phantoms
@@ -316,11 +311,7 @@ class _Checkpoint:
                     f"{self.path} was made with {name} = {before}, not {asked[name]}: "
                     "choose another folder, or remove it."
                 )
-        for variable, array in zip(self._variables(), arrays, strict=True):
-            variable.assign(array)
-        self.curve, self.earlier = record["curve"], record["seconds"]
-        self.seconds = self.earlier
-        return record["steps"]
+        return True
 
     def count(self, values: dict[str, Any]) -> None:
         """Take a step's loss and accuracies into the next row's means."""
@@ -339,21 +330,6 @@ class _Checkpoint:
         self._since_row.clear()
         self.curve.append(row)
         return row
-
-    def save(self, steps: int, seconds: float) -> None:
-        """Write the state, atomically; `seconds` are those of this call."""
-        self.seconds = self.earlier + seconds
-        write_checkpoint(
-            self.path,
-            to_numpy(self._variables()),
-            recipe=asdict(self.recipe),
-            steps=steps,
-            seconds=self.seconds,
-            curve=self.curve,
-        )
-
-    def _variables(self) -> list[keras.Variable]:
-        return [*self.network.weights, *self.network.optimizer.variables]
 
 
 def _finish(
