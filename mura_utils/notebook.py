@@ -30,6 +30,7 @@ from mura_utils.runs.record import (
     require,
     write_completed,
 )
+from mura_utils.terminal import print_log_lines
 
 _TEXT_COLUMNS = (
     *("path", "source", "official_split", "patient", "study", "body_part", "abnormality"),
@@ -104,6 +105,7 @@ def open_run(notebook: str, cells: Sequence[str]) -> Run:
             in the run.
     """
     _show_user_errors_as_a_sentence()
+    print_log_lines()
     given = parameters_in(cells, notebook)
     checked = validate_parameters(given, notebook)
     given = {name: getattr(checked, name) for name in given}

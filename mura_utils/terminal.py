@@ -1,4 +1,4 @@
-"""What belongs to the terminal and not into a notebook: C messages, and bars of headless runs.
+"""What is shown where: the package's log lines, progress bars, C messages.
 
 TensorFlow logs its start-up to standard error (through absl, whatever TF_CPP_MIN_LOG_LEVEL says),
 and ipykernel shows it as a cell's output. Here it goes to the terminal that started Jupyter.
@@ -7,12 +7,29 @@ Python's own warnings stay in the notebook.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from IPython import get_ipython
+from tqdm import tqdm
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode():  # a bar on the screen moves below the line
+            print(self.format(record), flush=True)
+
+
+_LINES = _Lines()
+
+
+def print_log_lines() -> None:
+    """Print what the package logs of its progress to standard output, as plain lines."""
+    package = logging.getLogger("mura_utils")
+    package.addHandler(_LINES)
+    package.setLevel(logging.INFO)
 
 
 def hide_bars(progress: bool) -> bool:
@@ -45,6 +62,8 @@ def to_the_terminal() -> Iterator[None]:
 
 def to_the_terminal_in_this_cell() -> None:
     """The same until the running cell ends; for the cell that imports TensorFlow."""
+    from IPython import get_ipython
+
     shell = get_ipython()
     if shell is None:
         return

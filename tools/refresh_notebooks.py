@@ -29,6 +29,7 @@ from mura_utils.plotting.heatmaps import overlay
 from mura_utils.plotting.style import to_png
 from mura_utils.runs.pipeline import run_experiment
 from mura_utils.runs.stages import NOTEBOOKS
+from mura_utils.terminal import print_log_lines
 
 
 def refresh() -> None:
@@ -94,4 +95,5 @@ def draw_overview(run: Path) -> None:
 
 
 if __name__ == "__main__":
+    print_log_lines()
     refresh()

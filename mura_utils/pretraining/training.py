@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -38,6 +39,8 @@ from mura_utils.phantoms.anatomy import KINDS
 from mura_utils.phantoms.dataset import BODY_PARTS, VERSION
 from mura_utils.pretraining.crops import CELL, Crops, draw_crops, end_with_the_parent
 from mura_utils.terminal import hide_bars
+
+logger = logging.getLogger(__name__)
 
 STRIDES = (8, 16, 32)
 """Pixels a cell of the maps that learn where the abnormality is."""
@@ -130,7 +133,6 @@ def pretrain(
     minutes: float | None = None,
     workers: int = 1,
     progress: bool = False,
-    report: Callable[[str], Any] = print,
 ) -> Path | None:
     """Train a backbone on phantoms, or go on where an earlier call stopped or was killed.
 
@@ -144,8 +146,7 @@ def pretrain(
         folder: made if it is absent.
         minutes: stop after so long, with a checkpoint; None trains to the end.
         workers: processes that draw phantoms.
-        progress: show a bar.
-        report: takes a line of text.
+        progress: show a bar, else log a row of the curve now and then.
 
     Returns:
         The weights file; None if `minutes` were over before the end.
@@ -162,7 +163,7 @@ def pretrain(
         ) from None
     lock = claim(folder / ".lock", f"Another process pre-trains in {folder}: give another folder.")
     try:
-        return _pretrain(recipe, folder, minutes, workers, progress, report)
+        return _pretrain(recipe, folder, minutes, workers, progress)
     except BrokenExecutor:
         raise UserError(
             "A process that draws phantoms was killed, as happens when memory runs out: the same "
@@ -178,7 +179,6 @@ def _pretrain(
     minutes: float | None,
     workers: int,
     progress: bool,
-    report: Callable[[str], Any],
 ) -> Path | None:
     began = time.monotonic()
     checkpoint = _Checkpoint(folder / "checkpoint.npz", recipe)
@@ -186,7 +186,7 @@ def _pretrain(
     checkpoint.restore(network)
     first = checkpoint.record.get("steps", 0)
     if first:
-        report(f"{checkpoint.path}: going on after {first * recipe.batch_size:,} crops.")
+        logger.info(f"{checkpoint.path}: going on after {first * recipe.batch_size:,} crops.")
     bar = tqdm(initial=first, total=recipe.steps, desc="pretraining", disable=hide_bars(progress))
     with bar, _batches(recipe, first, workers) as batches:
         for step in range(first, recipe.steps):
@@ -199,14 +199,16 @@ def _pretrain(
                 row = checkpoint.add_row(done)
                 bar.set_postfix(row)
                 if not progress:
-                    report(json.dumps(row))
+                    logger.info(json.dumps(row))
             late = minutes is not None and spent > 60 * minutes and done < recipe.steps
             if checkpoint.due() or late or done == recipe.steps:
                 checkpoint.save(recipe=asdict(recipe), steps=done, curve=checkpoint.curve)
             if late:
-                report(f"{done * recipe.batch_size:,} of {recipe.images:,} crops: to be continued.")
+                logger.info(
+                    f"{done * recipe.batch_size:,} of {recipe.images:,} crops: to be continued."
+                )
                 return None
-    return _finish(checkpoint, backbone, folder, report)
+    return _finish(checkpoint, backbone, folder)
 
 
 def build_network(recipe: Recipe) -> tuple[keras.Model, keras.Model]:
@@ -332,9 +334,7 @@ class _Checkpoint(TrainingState):
         return row
 
 
-def _finish(
-    checkpoint: _Checkpoint, backbone: keras.Model, folder: Path, report: Callable[[str], Any]
-) -> Path:
+def _finish(checkpoint: _Checkpoint, backbone: keras.Model, folder: Path) -> Path:
     """Write the weights as float16, measure what these know, and write the card."""
     recipe, network = checkpoint.recipe, checkpoint.network
     path = folder / f"{recipe.backbone}_phantom.npz"
@@ -355,8 +355,8 @@ def _finish(
         "curve": checkpoint.curve,
     }
     write_json(path.with_suffix(".json"), card)
-    report(f"{path}: {path.stat().st_size / 1e6:.1f} MB; use it with -p weights={path}.")
-    report(
+    logger.info(f"{path}: {path.stat().st_size / 1e6:.1f} MB; use it with -p weights={path}.")
+    logger.info(
         f"On {held_out['images']} new phantoms: body part {held_out['body_part_accuracy']:.3f}, "
         f"normal or kind of abnormality {held_out['finding_accuracy']:.3f}."
     )
