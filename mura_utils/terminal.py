@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.abc import MetaPathFinder
 
 from tqdm import tqdm
 
@@ -60,8 +61,21 @@ def to_the_terminal() -> Iterator[None]:
         os.close(captured)
 
 
-def to_the_terminal_in_this_cell() -> None:
-    """The same until the running cell ends; for the cell that imports TensorFlow."""
+class _FirstImportOfTensorFlow(MetaPathFinder):
+    """Finds nothing: sees TensorFlow's import begin, and sends what it logs to the terminal."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "tensorflow":
+            sys.meta_path.remove(self)
+            _to_the_terminal_in_this_cell()
+
+
+def keep_tensorflow_out_of_notebooks() -> None:
+    """Send C messages to the terminal from TensorFlow's first import to the end of that cell."""
+    sys.meta_path.insert(0, _FirstImportOfTensorFlow())
+
+
+def _to_the_terminal_in_this_cell() -> None:
     from IPython import get_ipython
 
     shell = get_ipython()
