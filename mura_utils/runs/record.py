@@ -8,9 +8,11 @@ was started again: nobody reads them.
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,12 @@ def first_change(given: Mapping[str, Any], record: Mapping[str, Any], number: st
 def _made_with(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of an earlier version may lack a parameter: it ran as today's default does."""
     return {**Experiment().model_dump(), **record}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide results."""
+    libraries = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "tf-keras-vis")
+    return {"python": platform.python_version()} | {name: version(name) for name in libraries}
 
 
 # --- what is complete ---------------------------------------------------------------------------
