@@ -321,7 +321,7 @@ class _Checkpoint(TrainingState):
         if not np.isfinite(list(row.values())).all():
             raise UserError(
                 f"The pre-training diverged: its loss is {row['loss']}. The last checkpoint is "
-                f"kept in {self.path.parent}; begin in another folder with another seed."
+                f"kept in {self.path.parent}; start in another folder with another seed."
             )
         self._since_row.append(row)
 

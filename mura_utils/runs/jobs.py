@@ -30,7 +30,7 @@ class Job:
         folder: the run's.
         arguments: of the Python interpreter.
         log: the file that takes the output.
-        environment: variables beside those of the process that executes the job.
+        environment: variables besides those of the process that executes the job.
     """
 
     name: str

@@ -153,7 +153,7 @@ def _refuse(experiment: Experiment, folder: Path, first: str, overwrite: bool) -
 
 
 def _execute(name: str, experiment: Experiment, folder: Path, progress: bool) -> None:
-    """Execute one notebook beside its final place, then rename: the file is whole or absent."""
+    """Execute one notebook next to its final place, then rename: the file is whole or absent."""
     source = REPOSITORY / "notebooks" / f"{name}.ipynb"
     partial, final = folder / f".{name}.partial.ipynb", folder / f"{name}.ipynb"
     own = {key: value for key, value in experiment.model_dump().items() if owner(key) == name[:2]}

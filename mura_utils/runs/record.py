@@ -99,8 +99,8 @@ def completed(folder: Path) -> list[str]:
 def begin(folder: Path, experiment: Experiment, notebook: str) -> None:
     """Record that `notebook` starts with these parameters: it and later ones are out of date.
 
-    The state comes first, so that a kill between the two files leaves no artefact beside parameters
-    that it was not made with.
+    The state comes first, so that a kill between the two files leaves no artefact next to
+    parameters that it was not made with.
     """
     write_completed(folder, [name for name in completed(folder) if name < notebook])
     save_experiment(experiment, folder / "experiment.yaml")

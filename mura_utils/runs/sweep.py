@@ -260,8 +260,8 @@ def _execute_all(
 
 def _job(run: SweepRun, last: str) -> Job:
     """Write the parameters of a run, and say how to execute its notebooks up to `last`."""
-    beside = runs_dir() / ".sweep"
-    file = beside / f"{run.name}.yaml"
+    folder = runs_dir() / ".sweep"
+    file = folder / f"{run.name}.yaml"
     save_experiment(run.experiment, file)
     return Job(
         name=run.name,
@@ -269,7 +269,7 @@ def _job(run: SweepRun, last: str) -> Job:
         last=last,
         folder=run.folder,
         arguments=(*_MURA, "run", str(file), "--from", run.start, "--to", last),
-        log=beside / f"{run.name}.log",
+        log=folder / f"{run.name}.log",
         environment={
             "MURA_DATA_DIR": str(data_dir()),
             "MURA_RUNS_DIR": str(runs_dir()),
