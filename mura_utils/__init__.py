@@ -9,6 +9,6 @@ __version__ = "0.1.0"
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 if "ipykernel" in sys.modules:
-    from mura_utils.terminal import to_the_terminal_in_this_cell
+    from mura_utils.terminal import keep_tensorflow_out_of_notebooks
 
-    to_the_terminal_in_this_cell()
+    keep_tensorflow_out_of_notebooks()

@@ -1,9 +1,10 @@
-"""Arrays of an interrupted training and a JSON record, in one file that is whole or absent."""
+"""What an interrupted training goes on from: arrays and a record in a file, whole or absent."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,52 @@ def read_checkpoint(path: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
     with naming_damage(path, "remove it to start again"), np.load(path) as stored:
         record = json.loads(str(stored["record"]))
         return [stored[f"v{index}"] for index in range(len(stored.files) - 1)], record
+
+
+class TrainingState:
+    """All that the next step of a training depends on: its variables and what describes them.
+
+    Attributes:
+        path: the file.
+        record: what the last `save` was given, in this call or an earlier one; empty before it.
+        seconds: wall-clock time of training, that of earlier calls included.
+        network: what is trained, from `restore` on.
+    """
+
+    def __init__(self, path: Path, period: float, fits: Callable[[dict[str, Any]], bool]) -> None:
+        """Read the file, if there is one whose record `fits`; it is `due` every `period` seconds.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        self.path, self._period = path, period
+        arrays, record = read_checkpoint(path) if path.is_file() else ([], {})
+        self._arrays, self.record = (arrays, record) if record and fits(record) else ([], {})
+        self.seconds = self._saved_at = self.record.get("seconds", 0.0)
+
+    def restore(self, network: keras.Model) -> None:
+        """Put a compiled network and its optimizer where the file has them; time runs from here."""
+        self.network = network
+        self._began = time.perf_counter() - self.seconds
+        network.optimizer.build(network.trainable_variables)
+        if self.record:
+            for variable, value in zip(self._variables(), self._arrays, strict=True):
+                variable.assign(value)
+            self._arrays = []
+
+    def due(self) -> bool:
+        """Take the time, and say whether the period has passed since the file was written."""
+        self.seconds = time.perf_counter() - self._began
+        return self.seconds - self._saved_at >= self._period
+
+    def save(self, **record: Any) -> None:
+        """Write the variables and `record`, and the seconds up to the last call of `due`."""
+        self.record = {**record, "seconds": self.seconds}
+        write_checkpoint(self.path, to_numpy(self._variables()), **self.record)
+        self._saved_at = self.seconds
+
+    def _variables(self) -> list[keras.Variable]:
+        """Weights, dropout's random states, and the optimizer's variables with its rate."""
+        counters = {id(variable) for variable in self.network.metrics_variables}
+        own = [v for v in self.network.variables if id(v) not in counters]
+        return own + self.network.optimizer.variables

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from mura_utils.errors import UserError, describe
+from mura_utils.terminal import print_log_lines
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and check data sets.")
@@ -49,7 +50,6 @@ def run(
         stop,
         overwrite=overwrite,
         progress=sys.stdout.isatty(),
-        report=typer.echo,
     )
 
 
@@ -99,12 +99,12 @@ def sweep(
         raise UserError("--cpus and --gpus divide a machine among runs: they need --ray.")
     runs = plan(experiments, _changes(parameter or []), seeds, start.zfill(2), stop.zfill(2))
     if with_ray and not all(run.complete for run in runs):
-        executor = ray_cluster(address, cpus or 1, gpus or 0, typer.echo)
+        executor = ray_cluster(address, cpus or 1, gpus or 0)
     else:
         executor = nullcontext(run_here)
     with executor as execute:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the runs as Ctrl-C does
-        outcomes = run_sweep(runs, execute, typer.echo)
+        outcomes = run_sweep(runs, execute)
     typer.echo(summarise(outcomes))
     if any(outcome.state == "failed" for outcome in outcomes):
         typer.echo("After that is put right, the same command runs what is missing.")
@@ -236,7 +236,7 @@ def pretrain(
         batch_size=batch_size,
         seed=seed,
     )
-    pretrain(recipe, folder, minutes, workers, progress=sys.stderr.isatty(), report=typer.echo)
+    pretrain(recipe, folder, minutes, workers, progress=sys.stderr.isatty())
 
 
 @app.command()
@@ -301,6 +301,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may know ASCII only
+    print_log_lines()
     try:
         _find_a_home()
         app()

@@ -99,6 +99,11 @@ def _closest(name: str) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {known}."
 
 
+def data_root(experiment: Experiment) -> Path:
+    """The folder of an experiment's data set: absolute, or relative to the data folder."""
+    return data_dir() / expand(experiment.data_dir)
+
+
 def weights_file(weights: str) -> Path | None:
     """The file that the parameter names; None for ``imagenet`` and ``none``, which name none.
 

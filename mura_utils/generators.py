@@ -152,7 +152,6 @@ def stream(
     shuffle: bool = False,
     seed: int = 0,
     first_iteration: int | Iterator[int] = 0,
-    drop_remainder: bool = False,
 ) -> tf.data.Dataset:
     """Batches of whatever `take` reads, in an order that depends on (seed, iteration) alone.
 
@@ -166,10 +165,9 @@ def stream(
         seed: not negative.
         first_iteration: number of the first pass, after which they count; or an iterator that
             numbers each pass.
-        drop_remainder: leave out a last batch that is not full.
     """
     indices = np.asarray(indices)
-    steps = len(indices) // batch_size if drop_remainder else -(-len(indices) // batch_size)
+    steps = -(-len(indices) // batch_size)
     counts = isinstance(first_iteration, int)
     iterations = itertools.count(first_iteration) if counts else first_iteration
 
@@ -202,7 +200,6 @@ def make_dataset(
     shuffle: bool = False,
     seed: int = 0,
     first_iteration: int | Iterator[int] = 0,
-    drop_remainder: bool = False,
 ) -> tf.data.Dataset:
     """Batches of images and labels, in a new order and with new draws at each iteration.
 
@@ -219,7 +216,6 @@ def make_dataset(
         shuffle: a new order at each iteration, otherwise that of `indices`.
         seed: not negative.
         first_iteration: epochs that an earlier data set has served; an iterator numbers each pass.
-        drop_remainder: leave out a last batch that is not full.
 
     Returns:
         Data set of known length with elements (images (B, S, S, 1) float32 0 to 255,
@@ -249,11 +245,10 @@ def make_dataset(
         images = augment(images, matrices) if augmentation else tf.cast(images, tf.float32)
         return images, labels
 
-    count = batch_size if drop_remainder else None
     signature = (
-        tf.TensorSpec((count, size, size, 1), tf.uint8),
+        tf.TensorSpec((None, size, size, 1), tf.uint8),
         tf.TensorSpec((None, 8), tf.float32),
-        tf.TensorSpec((count, labels.shape[1]), tf.float32),
+        tf.TensorSpec((None, labels.shape[1]), tf.float32),
     )
     return stream(
         indices,
@@ -264,5 +259,4 @@ def make_dataset(
         shuffle=shuffle,
         seed=seed,
         first_iteration=first_iteration,
-        drop_remainder=drop_remainder,
     )

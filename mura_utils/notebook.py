@@ -6,10 +6,8 @@ A run is the folder ``runs/<name>/``. Notebooks hand nothing to each other but t
 from __future__ import annotations
 
 import ast
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from IPython import get_ipython
 from IPython.display import Markdown, display
 
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment, validate_parameters
-from mura_utils.paths import data_dir, expand, read_json, runs_dir
+from mura_utils.experiments import Experiment, data_root, validate_parameters
+from mura_utils.paths import read_json, runs_dir
 from mura_utils.runs.record import (
     NOTEBOOKS,
     begin,
@@ -28,8 +26,10 @@ from mura_utils.runs.record import (
     refuse_changes,
     release,
     require,
+    versions,
     write_completed,
 )
+from mura_utils.terminal import print_log_lines
 
 _TEXT_COLUMNS = (
     *("path", "source", "official_split", "patient", "study", "body_part", "abnormality"),
@@ -104,6 +104,7 @@ def open_run(notebook: str, cells: Sequence[str]) -> Run:
             in the run.
     """
     _show_user_errors_as_a_sentence()
+    print_log_lines()
     given = parameters_in(cells, notebook)
     checked = validate_parameters(given, notebook)
     given = {name: getattr(checked, name) for name in given}
@@ -154,11 +155,6 @@ def parameters_in(cells: Sequence[str], where: str) -> dict[str, Any]:
     return parameters
 
 
-def data_root(experiment: Experiment) -> Path:
-    """The folder of an experiment's data set: absolute, or relative to the data folder."""
-    return data_dir() / expand(experiment.data_dir)
-
-
 def read_table(path: Path) -> pd.DataFrame:
     """Read a CSV of this project: identifiers stay text, and empty text stays empty text."""
     frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, str))
@@ -170,12 +166,6 @@ def read_table(path: Path) -> pd.DataFrame:
 def say(text: str) -> None:
     """Display a Markdown sentence whose numbers were computed."""
     display(Markdown(text))
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide results."""
-    libraries = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "tf-keras-vis")
-    return {"python": platform.python_version()} | {name: version(name) for name in libraries}
 
 
 def describe_environment(device: str | None = None) -> str:

@@ -1,7 +1,7 @@
 """Where data, runs and caches live, and how files are written there.
 
 In a clone of the repository, folders never depend on the current directory: ``data/``, ``runs/``
-and ``cache/`` are beside the package unless ``MURA_DATA_DIR``, ``MURA_RUNS_DIR`` or
+and ``cache/`` are next to the package unless ``MURA_DATA_DIR``, ``MURA_RUNS_DIR`` or
 ``MURA_CACHE_DIR`` say otherwise. A copy that was installed with ``pip install .`` keeps them in the
 folder that `mura init` has filled with notebooks, from anywhere below it; without one, in the
 current folder.
@@ -95,12 +95,12 @@ def resolve(path: str | Path) -> Path:
 
 
 def data_dir() -> Path:
-    """Folder of the data sets: ``$MURA_DATA_DIR``, else ``data/`` beside the package."""
+    """Folder of the data sets: ``$MURA_DATA_DIR``, else ``data/`` next to the package."""
     return _folder("MURA_DATA_DIR", "data")
 
 
 def runs_dir() -> Path:
-    """Folder of the runs: ``$MURA_RUNS_DIR``, else ``runs/`` beside the package."""
+    """Folder of the runs: ``$MURA_RUNS_DIR``, else ``runs/`` next to the package."""
     return _folder("MURA_RUNS_DIR", "runs")
 
 
@@ -111,7 +111,7 @@ def cache_dir() -> Path:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds.
+    """Yield a temporary path next to `path`; rename it onto `path` if the block succeeds.
 
     A reader, and a run killed at any moment, sees the old file or the new one, never a half. The
     temporary name keeps the suffix, for writers that choose their format by it.

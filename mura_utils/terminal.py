@@ -1,4 +1,4 @@
-"""What belongs to the terminal and not into a notebook: C messages, and bars of headless runs.
+"""What is shown where: the package's log lines, progress bars, C messages.
 
 TensorFlow logs its start-up to standard error (through absl, whatever TF_CPP_MIN_LOG_LEVEL says),
 and ipykernel shows it as a cell's output. Here it goes to the terminal that started Jupyter.
@@ -7,12 +7,30 @@ Python's own warnings stay in the notebook.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.abc import MetaPathFinder
 
-from IPython import get_ipython
+from tqdm import tqdm
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode():  # a bar on the screen moves below the line
+            print(self.format(record), flush=True)
+
+
+_LINES = _Lines()
+
+
+def print_log_lines() -> None:
+    """Print what the package logs of its progress to standard output, as plain lines."""
+    package = logging.getLogger("mura_utils")
+    package.addHandler(_LINES)
+    package.setLevel(logging.INFO)
 
 
 def hide_bars(progress: bool) -> bool:
@@ -43,8 +61,23 @@ def to_the_terminal() -> Iterator[None]:
         os.close(captured)
 
 
-def to_the_terminal_in_this_cell() -> None:
-    """The same until the running cell ends; for the cell that imports TensorFlow."""
+class _FirstImportOfTensorFlow(MetaPathFinder):
+    """Finds nothing: sees TensorFlow's import begin, and sends what it logs to the terminal."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "tensorflow":
+            sys.meta_path.remove(self)
+            _to_the_terminal_in_this_cell()
+
+
+def keep_tensorflow_out_of_notebooks() -> None:
+    """Send C messages to the terminal from TensorFlow's first import to the end of that cell."""
+    sys.meta_path.insert(0, _FirstImportOfTensorFlow())
+
+
+def _to_the_terminal_in_this_cell() -> None:
+    from IPython import get_ipython
+
     shell = get_ipython()
     if shell is None:
         return

@@ -14,27 +14,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-# Per body part: images normal, images abnormal (report.md section 2; valid from the report's Fig 30
-# support), then studies normal, abnormal: for valid as published; for train only the totals are
+from mura_utils.report import MURA_TRAIN_IMAGES, MURA_VALID_IMAGES, MURA_VALID_STUDIES
+
+# Studies per body part, (normal, abnormal), in MURA's train list: only their totals are published
 # (8,280 and 5,177), shared out here in proportion to the images.
-_TRAIN = {
-    "ELBOW": (2925, 2006, 1104, 698),
-    "FINGER": (3138, 1968, 1185, 685),
-    "FOREARM": (1164, 661, 439, 230),
-    "HAND": (4059, 1484, 1532, 517),
-    "HUMERUS": (673, 599, 254, 208),
-    "SHOULDER": (4211, 4168, 1590, 1451),
-    "WRIST": (5765, 3987, 2176, 1388),
-}
-_VALID = {
-    "ELBOW": (235, 230, 92, 66),
-    "FINGER": (214, 247, 92, 83),
-    "FOREARM": (150, 151, 69, 64),
-    "HAND": (271, 189, 101, 66),
-    "HUMERUS": (148, 140, 68, 67),
-    "SHOULDER": (285, 278, 99, 95),
-    "WRIST": (364, 295, 140, 97),
-}
+_TRAIN_STUDIES = {
+    "ELBOW": (1104, 698), "FINGER": (1185, 685), "FOREARM": (439, 230), "HAND": (1532, 517),
+    "HUMERUS": (254, 208), "SHOULDER": (1590, 1451), "WRIST": (2176, 1388),
+}  # fmt: skip
 # Patients with several body parts, and with two studies of the same one: together they are the
 # difference between studies and patients (13,457 - 11,184 and 1,199 - 783).
 _TRAIN_PAIRS = (1467, 806)
@@ -48,9 +35,13 @@ def real_rows(seed: int = 0) -> pd.DataFrame:
     each class. Not modelled: who has studies of both labels, and more than two studies a patient.
     """
     rng = np.random.default_rng(seed)
-    train = _split_rows("train", _TRAIN, _TRAIN_PAIRS, first_patient=1, rng=rng)
+    train = _split_rows(
+        "train", MURA_TRAIN_IMAGES, _TRAIN_STUDIES, _TRAIN_PAIRS, first_patient=1, rng=rng
+    )
     first_valid = 1 + train["patient"].nunique()
-    valid = _split_rows("valid", _VALID, _VALID_PAIRS, first_patient=first_valid, rng=rng)
+    valid = _split_rows(
+        "valid", MURA_VALID_IMAGES, MURA_VALID_STUDIES, _VALID_PAIRS, first_valid, rng=rng
+    )
     return pd.concat([train, valid], ignore_index=True)
 
 
@@ -145,17 +136,19 @@ _STUDY_COLUMNS = ["split", "patient", "body_part", "study", "abnormal", "views"]
 
 def _split_rows(
     split: str,
-    table: dict[str, tuple[int, int, int, int]],
+    images: dict[str, tuple[int, int]],
+    studies_of: dict[str, tuple[int, int]],
     pairs: tuple[int, int],
     first_patient: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
     # For each body part a shuffled stack of studies: (abnormal, views).
     stacks: dict[str, list[tuple[bool, int]]] = {}
-    for part, (*images, normal_studies, abnormal_studies) in table.items():
+    for part, counts in studies_of.items():
         studies = []
-        for abnormal, count in ((False, normal_studies), (True, abnormal_studies)):
-            spare = images[abnormal] - count  # every study has one image, the others fall at random
+        for abnormal, count in zip((False, True), counts, strict=True):
+            # Every study has one image, the others fall at random.
+            spare = images[part][abnormal] - count
             views = 1 + rng.multinomial(spare, np.full(count, 1 / count))
             studies += [(abnormal, int(number)) for number in views]
         stacks[part] = [studies[index] for index in rng.permutation(len(studies))]

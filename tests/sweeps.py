@@ -81,8 +81,8 @@ class World:
         return [" ".join(line.split()[:2]) for line in lines]
 
 
-def run(files, seeds=None, start="01", stop="07", execute=run_here, report=print, **changes):
-    outcomes = run_sweep(plan(files, changes, seeds, start, stop), execute, report)
+def run(files, seeds=None, start="01", stop="07", execute=run_here, **changes):
+    outcomes = run_sweep(plan(files, changes, seeds, start, stop), execute)
     return {outcome.name: outcome for outcome in outcomes}
 
 

@@ -28,7 +28,7 @@ from mura_utils.data.images import (
     resize,
 )
 from mura_utils.errors import UserError
-from mura_utils.phantoms.dataset import BODY_PARTS, draw_radiograph
+from mura_utils.phantoms.dataset import BODY_PARTS, draw_case
 
 RAMP = np.tile(np.arange(0, 240, 5, dtype=np.uint8), (40, 1))  # (40, 48)
 
@@ -64,7 +64,7 @@ def colour_png(samples):
 
 
 def phantom(seed=0, part="ELBOW"):
-    return draw_radiograph(np.random.default_rng(seed), part)[0]
+    return draw_case(np.random.default_rng(seed), part, "fracture", abnormal=False)[0]
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_one_saturated_marker_does_not_turn_a_16_bit_image_black(tmp_path):
     assert np.corrcoef(image[5:].ravel(), grey[5:].ravel())[0, 1] > 0.999
     (detail,) = inspection.remarks.values()
     assert list(inspection.remarks) == ["clipped"]
-    assert detail.startswith("grey levels run from 0 to 65,535 and were clipped to 0 to 3,4")
+    assert detail.startswith("grey levels run from 0 to 65,535 and were clipped to 0 to 3,8")
     file.write_bytes(encode(Image.fromarray(grey.astype(np.uint16) * 16)))
     plain, inspection = examine_image(file)
     assert inspection.remarks == {}

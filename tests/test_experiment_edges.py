@@ -29,6 +29,7 @@ from mura_utils.evaluation.metrics import evaluate, evaluate_abnormality
 from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.experiments import (
     Experiment,
+    data_root,
     load_experiment,
     parse_assignment,
     read_parameters,
@@ -38,7 +39,6 @@ from mura_utils.experiments import (
 from mura_utils.generators import Augmentation, augment
 from mura_utils.network import build
 from mura_utils.network.backbone import convolution_names
-from mura_utils.notebook import data_root
 from mura_utils.runs.pipeline import discard
 
 EXAMPLES = int(os.environ.get("MURA_FUZZ_EXAMPLES", 2))

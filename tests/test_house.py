@@ -126,6 +126,17 @@ def test_no_import_leads_up_or_across_a_layer():
     assert not faults, "\n".join(faults)
 
 
+def test_only_notebooks_import_what_notebooks_call():
+    assert [name for name, used in imports(PACKAGE).items() if "mura_utils.notebook" in used] == []
+    with_ipython = [
+        name
+        for name, path in modules(PACKAGE).items()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom) and "IPython" in ast.unparse(node)
+    ]
+    assert set(with_ipython) == {"mura_utils.notebook"}
+
+
 # --- that it would be seen ----------------------------------------------------------------------
 
 

@@ -31,7 +31,6 @@ from mura_utils.phantoms.dataset import (
     TREE,
     draw_case,
     draw_phantoms,
-    draw_radiograph,
 )
 from mura_utils.phantoms.radiography import Study, take_radiograph
 
@@ -172,7 +171,7 @@ def test_masks_that_do_not_fit_are_remarks(small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("body_part", BODY_PARTS)
 def test_each_finding_is_large_enough_to_be_found(body_part: str, kind: str) -> None:
     for view, yaw in enumerate(WINDOWS[body_part].yaws):
-        image, mask = draw_radiograph(np.random.default_rng(view), body_part, kind, yaw)
+        image, mask = draw_case(np.random.default_rng(view), body_part, kind, True, yaw)
         assert image.dtype == np.uint8
         assert image.shape == mask.shape
         rows, cols = np.nonzero(mask)
@@ -211,7 +210,7 @@ def test_a_finding_far_from_the_middle_is_in_the_film() -> None:
 
 
 def test_hardware_is_the_brightest_thing() -> None:
-    image, mask = draw_radiograph(np.random.default_rng(5), "FOREARM", "hardware")
+    image, mask = draw_case(np.random.default_rng(5), "FOREARM", "hardware", True)
     assert np.percentile(image[mask], 90) > np.percentile(image[~mask], 97)
 
 

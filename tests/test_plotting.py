@@ -86,10 +86,3 @@ def test_show_keeps_the_figure_as_a_png_when_given_a_file(tmp_path):
     with Image.open(file) as image:
         assert image.format == "PNG"
         assert image.width == 900
-
-
-def test_use_style_is_the_package_s_sheet():
-    with plt.style.context("default"):
-        plotting.use_style()
-        assert matplotlib.rcParams["figure.facecolor"] == "white"
-        assert matplotlib.rcParams["image.cmap"] == "magma"

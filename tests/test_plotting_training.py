@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
-from figures import make_history, texts, tick_labels
+from figures import make_history, texts
 
 from mura_utils import plotting
 
@@ -34,10 +33,3 @@ def test_learning_rate_is_logarithmic_and_counts_reductions():
     fig = plotting.learning_rate(make_history(12))
     assert fig.axes[0].get_yscale() == "log"
     assert "Learning rate: 1.0e-05 to 4.0e-07, 2 reductions" in texts(fig)
-
-
-def test_run_summary_leaves_the_report_out_where_it_has_no_such_run():
-    frame = pd.DataFrame({"run": ["exp1", "demo"], "accuracy": [0.68, 0.4], "report": [0.7, None]})
-    fig = plotting.run_summary(frame)
-    assert tick_labels(fig.axes[0].yaxis) == ["exp1", "demo"]
-    assert "exp1 0.68 (report 0.70); demo 0.40." in plotting.alt_text(fig)

@@ -13,7 +13,7 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters
 from mura_utils.network.build import build_model
 from mura_utils.paths import runs_dir, write_json
-from mura_utils.phantoms.dataset import draw_radiograph
+from mura_utils.phantoms.dataset import draw_case
 from mura_utils.prediction import _targets, predict_images
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
@@ -35,7 +35,7 @@ def run():
 
 @pytest.fixture
 def radiograph():
-    return draw_radiograph(np.random.default_rng(0), "HAND")[0]
+    return draw_case(np.random.default_rng(0), "HAND", "fracture", abnormal=False)[0]
 
 
 def names(images, out):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -96,17 +97,19 @@ def trained(tmp_path_factory):
     folder, said = tmp_path_factory.mktemp("pretrained"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "_PERIOD", 2)
-        path = pretrain(recipe(), folder, report=said.append)
+        patch.setattr(pretraining.logger, "info", said.append)  # caplog is a test's own
+        path = pretrain(recipe(), folder)
     assert path == folder / "mobilenet_phantom.npz"
     return folder, said
 
 
-def test_a_training_in_pieces_ends_with_the_same_bytes(trained, tmp_path, monkeypatch):
+def test_a_training_in_pieces_ends_with_the_same_bytes(trained, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(pretraining, "_PERIOD", 2)
-    said = []
-    assert pretrain(recipe(), tmp_path, minutes=0.001, report=said.append) is None
-    assert pretrain(recipe(), tmp_path, report=said.append)
-    assert any("going on after" in line for line in said)
+    caplog.set_level(logging.INFO, "mura_utils")
+    assert pretrain(recipe(), tmp_path, minutes=0.001) is None
+    assert caplog.messages[-1].endswith(" of 40 crops: to be continued.")
+    assert pretrain(recipe(), tmp_path)
+    assert any("going on after" in line for line in caplog.messages)
     name = "mobilenet_phantom.npz"
     assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
     whole, pieces = (read_json(f / "mobilenet_phantom.json") for f in (trained[0], tmp_path))
@@ -126,7 +129,7 @@ def test_the_card_says_what_the_weights_are(trained):
 def test_a_second_call_after_the_end_changes_nothing(trained):
     names = ("mobilenet_phantom.npz", "mobilenet_phantom.json")
     before = [(trained[0] / name).read_bytes() for name in names]
-    pretrain(recipe(), trained[0], report=lambda line: None)
+    pretrain(recipe(), trained[0])
     assert [(trained[0] / name).read_bytes() for name in names] == before
 
 
@@ -281,7 +284,7 @@ def test_the_command_stops_goes_on_and_ends_with_a_file(tmp_path):
 
 def test_a_pretraining_that_diverges_ends_with_a_sentence(tmp_path):
     with pytest.raises(UserError, match=r"The pre-training diverged: its loss is (nan|inf)"):
-        pretrain(recipe(learning_rate=1e30), tmp_path / "diverged", report=lambda line: None)
+        pretrain(recipe(learning_rate=1e30), tmp_path / "diverged")
     assert not list((tmp_path / "diverged").glob("*_phantom.*"))
 
 

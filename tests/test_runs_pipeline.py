@@ -65,9 +65,7 @@ def instant(monkeypatch):
 
 def run(start="01", stop="07", overwrite=False, **changes):
     experiment = pipeline.resolve_experiment("demo", {"name": "mine", **changes}, start)
-    return pipeline.run_experiment(
-        experiment, start, stop, overwrite=overwrite, progress=False, report=lambda line: None
-    )
+    return pipeline.run_experiment(experiment, start, stop, overwrite=overwrite, progress=False)
 
 
 def test_a_failure_stops_there_says_why_and_can_be_mended(series):

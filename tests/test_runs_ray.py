@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from mura_utils.runs import ray
 from mura_utils.runs.ray import ray_cluster
 
 
-def test_ray_runs_two_at_a_time_and_survives_what_fails(world):
+def test_ray_runs_two_at_a_time_and_survives_what_fails(world, caplog):
     pytest.importorskip("ray")
     if os.cpu_count() < 2:
         pytest.skip("two runs at a time need two CPUs")
@@ -23,15 +24,16 @@ def test_ray_runs_two_at_a_time_and_survives_what_fails(world):
     world.tell("a-seed1", "05", "meet a-seed0")
     world.tell("a-seed2", "05", "fail")
     world.tell("a-seed3", "05", "kill the worker")
-    lines = []
-    with ray_cluster(None, 1, 0, lines.append) as execute:
+    caplog.set_level(logging.INFO, "mura_utils")
+    with ray_cluster(None, 1, 0) as execute:
         outcomes = run([file], seeds=4, stop="05", execute=execute)
+    assert len([line for line in caplog.messages if ": failed: " in line]) == 2
     assert states(outcomes) == {
         "a-seed0": "done", "a-seed1": "done", "a-seed2": "failed", "a-seed3": "failed"
     }  # fmt: skip
     assert "05_modeling stopped: the disk is full." in outcomes["a-seed2"].reason
     assert "Its Ray worker ended:" in outcomes["a-seed3"].reason
-    assert "at a time, each with 1 CPU(s) and 0 GPU(s)" in lines[0]
+    assert "at a time, each with 1 CPU(s) and 0 GPU(s)" in caplog.messages[0]
     calls = (world.folder / "calls").read_text().splitlines()
     assert all(" threads=1 " in line for line in calls)
     assert [line[:10] for line in calls[:4]] == [f"a-seed0 0{number}" for number in range(1, 5)]
@@ -67,7 +69,7 @@ def test_how_many_runs_fit_on_a_cluster(cpus, gpus, at_a_time):
 )
 def test_a_cluster_that_is_not_there_is_refused_at_once(address, sentence):
     pytest.importorskip("ray")
-    with pytest.raises(UserError, match=sentence), ray_cluster(address, 1, 0, print):
+    with pytest.raises(UserError, match=sentence), ray_cluster(address, 1, 0):
         pass
 
 
@@ -75,6 +77,6 @@ def test_ray_that_is_not_installed_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(UserError, match=r"needs Ray: pip install -e \.\[cluster\]"),
-        ray_cluster(None, 1, 0, print),
+        ray_cluster(None, 1, 0),
     ):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
@@ -127,7 +128,7 @@ def test_what_another_process_completed_meanwhile_is_not_replaced(world):
     late = plan([file], {}, stop="01")
     run([file], stop="01")
     (runs_dir() / "a" / "result").touch()
-    (outcome,) = run_sweep(late, run_here, lambda line: None)
+    (outcome,) = run_sweep(late, run_here)
     assert outcome.state == "failed" and "The run a exists" in outcome.reason
     assert (runs_dir() / "a" / "result").exists()
 
@@ -172,7 +173,7 @@ def test_an_experiment_file_edited_meanwhile_changes_no_run(world):
     file = world.experiment("a")
     planned = plan([file], {"weights": "null", "l2": 1e-5, "dropout": [0.1] * 5}, stop="01")
     world.experiment("a", epochs=999)
-    run_sweep(planned, run_here, lambda line: None)
+    run_sweep(planned, run_here)
     record = yaml.safe_load((runs_dir() / "a" / "experiment.yaml").read_text())
     assert record == planned[0].experiment.model_dump()
 
@@ -180,11 +181,11 @@ def test_an_experiment_file_edited_meanwhile_changes_no_run(world):
 # --- what runs share ------------------------------------------------------------------------------
 
 
-def test_notebooks_that_runs_share_are_executed_once(world):
+def test_notebooks_that_runs_share_are_executed_once(world, caplog):
     files = [world.experiment("a"), world.experiment("b", epochs=3)]
     files.append(world.experiment("c", image_size=64))
-    lines = []
-    outcomes = run(files, seeds=2, report=lines.append)
+    caplog.set_level(logging.INFO, "mura_utils")
+    outcomes = run(files, seeds=2)
     assert set(states(outcomes).values()) == {"done"}
     once = [f"{name} 0{number}" for name in ("a-seed0", "c-seed0") for number in range(1, 5)]
     each = [
@@ -192,7 +193,8 @@ def test_notebooks_that_runs_share_are_executed_once(world):
         for name in "abc" for seed in (0, 1) for number in (5, 6, 7)
     ]  # fmt: skip
     assert world.calls() == once + each
-    assert "a-seed1, b-seed0, b-seed1: 01–04 taken from a-seed0" in lines
+    assert "a-seed1, b-seed0, b-seed1: 01–04 taken from a-seed0" in caplog.messages
+    assert "[1/2] a-seed0 01–04" in caplog.messages
     taken = runs_dir() / "b-seed1"
     assert (taken / "04_data_transformation.ipynb").read_text().startswith("a-seed0")
     assert (taken / "05_modeling.ipynb").read_text() == "b-seed1, epochs 3"

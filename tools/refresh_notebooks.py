@@ -18,17 +18,18 @@ from matplotlib.figure import Figure
 
 from mura_utils.data.images import read_image, resize
 from mura_utils.data.sources import load_mask
-from mura_utils.experiments import load_experiment
+from mura_utils.experiments import data_root, load_experiment
 from mura_utils.explain.maps import layer_cam
 from mura_utils.explain.targets import contrast_target
 from mura_utils.labels import ABNORMAL, probabilities_of
 from mura_utils.network.build import load_model
-from mura_utils.notebook import data_root, read_table
+from mura_utils.notebook import read_table
 from mura_utils.paths import REPOSITORY, atomic_write
 from mura_utils.plotting.heatmaps import overlay
 from mura_utils.plotting.style import to_png
 from mura_utils.runs.pipeline import run_experiment
 from mura_utils.runs.stages import NOTEBOOKS
+from mura_utils.terminal import print_log_lines
 
 
 def refresh() -> None:
@@ -94,4 +95,5 @@ def draw_overview(run: Path) -> None:
 
 
 if __name__ == "__main__":
+    print_log_lines()
     refresh()

@@ -16,10 +16,9 @@ from mura_utils import paths
 from mura_utils.cache import map_array
 from mura_utils.data.pixels import CACHE_VERSION, content_keys
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment
+from mura_utils.experiments import Experiment, data_root
 from mura_utils.frozen.cut import Cut, _parents, _widths, split_network
 from mura_utils.generators import Augmentation
-from mura_utils.notebook import data_root
 
 _WORTHWHILE = 0.5  # share of multiply-adds that must be frozen for `cache_features: auto`
 

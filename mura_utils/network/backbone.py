@@ -128,7 +128,7 @@ def save_weights(weights: Sequence[keras.Variable], path: Path) -> None:
 
 
 def _read_weights(backbone: keras.Model, path: Path) -> None:
-    """Assign what `save_weights` wrote, after a look at the sha256 in the card beside it.
+    """Assign what `save_weights` wrote, after a look at the sha256 in the card next to it.
 
     Raises:
         UserError: the file is not that of its card, damaged, or of another network.

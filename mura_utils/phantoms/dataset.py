@@ -54,24 +54,6 @@ def _views(body_part: str, count: int, rng: np.random.Generator) -> list[float]:
     return [yaws[i % len(yaws)] if rng.random() < 0.9 else yaws[0] for i in range(count)]
 
 
-def draw_radiograph(
-    rng: np.random.Generator, body_part: str, kind: str | None = None, yaw: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one radiograph of a person who is made up for it.
-
-    Args:
-        rng: the only source of chance.
-        body_part: one of `BODY_PARTS`.
-        kind: the abnormality, one of `KINDS`; None for a normal radiograph.
-        yaw: direction of the view in degrees about the arm: 0 is AP, 90 lateral.
-
-    Returns:
-        The image, uint8 (H, W), longest side 512; and the mask of the abnormality, bool (H, W).
-    """
-    study = _examine(draw_arm(rng), body_part, kind, bool(rng.random() < 0.5), rng)
-    return take_radiograph(study, yaw, rng)
-
-
 def draw_case(
     rng: np.random.Generator, body_part: str, kind: str, abnormal: bool, yaw: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +66,7 @@ def draw_case(
         body_part: one of `BODY_PARTS`.
         kind: the abnormality, one of `KINDS`.
         abnormal: whether it is there.
-        yaw: as for `draw_radiograph`.
+        yaw: direction of the view in degrees about the arm: 0 is AP, 90 lateral.
 
     Returns:
         The image, uint8 (H, W), longest side 512; and the mask, bool (H, W), of the abnormality, or

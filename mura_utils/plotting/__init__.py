@@ -27,9 +27,8 @@ from mura_utils.plotting.style import (
     alt_text,
     show,
     to_png,
-    use_style,
 )
-from mura_utils.plotting.training import learning_rate, run_summary, training_curves
+from mura_utils.plotting.training import learning_rate, training_curves
 from mura_utils.plotting.transformation import augmentation_preview, pca_elbow, pca_runtime
 
 __all__ = [
@@ -57,12 +56,10 @@ __all__ = [
     "pixel_analysis",
     "prediction_grid",
     "roc_curves",
-    "run_summary",
     "sample_grid",
     "score_strip",
     "show",
     "split_distributions",
     "to_png",
     "training_curves",
-    "use_style",
 ]

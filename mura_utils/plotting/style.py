@@ -42,11 +42,6 @@ _COLOURS_OF_A_DRAWING = 1 << 14  # at most; radiographs have more
 P = ParamSpec("P")
 
 
-def use_style() -> None:
-    """Use the package's style sheet for one's own figures too, until matplotlib's are reset."""
-    matplotlib.style.use(STYLE)
-
-
 def alt_text(fig: Figure) -> str:
     """The description of a figure of this module, with its main numbers; "" for a foreign one.
 

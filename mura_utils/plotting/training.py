@@ -10,10 +10,8 @@ from mura_utils.plotting.style import (
     OURS,
     SPLITS,
     add_panels,
-    draw_dumbbells,
     in_our_style,
     new_figure,
-    share_legend,
     thousands,
     whole_numbers,
     with_alt_text,
@@ -98,23 +96,3 @@ def learning_rate(history: pd.DataFrame) -> Figure:
         f"The learning rate goes from {first:.1e} to {last:.1e}",
         f"over {thousands(len(history), 'epoch')}, in {reductions}.",
     )
-
-
-@in_our_style
-def run_summary(frame: pd.DataFrame) -> Figure:
-    """Validation accuracy of the runs next to the report's (report Fig. 28).
-
-    Args:
-        frame: run, accuracy (0..1), report (0..1; NaN where the report has no such run).
-    """
-    fig = new_figure(1.5 + 0.35 * len(frame), "Validation accuracy, ours and the report's")
-    (ax,) = add_panels(fig, 1, 1)
-    draw_dumbbells(ax, frame, "accuracy", "report", [OURS] * len(frame))
-    ax.set_yticks(range(len(frame)), frame["run"])
-    ax.set(xlim=(0, 1), xlabel="validation accuracy (share)")
-    share_legend(fig, [ax])
-    pairs = "; ".join(
-        f"{row.run} {row.accuracy:.2f}" + (f" (report {row.report:.2f})" * pd.notna(row.report))
-        for row in frame.itertuples()
-    )
-    return with_alt_text(fig, f"Validation accuracy per run: {pairs}.")

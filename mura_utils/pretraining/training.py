@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -28,7 +29,7 @@ from keras import layers
 from tqdm.auto import tqdm
 
 from mura_utils.backbones import BACKBONES
-from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
+from mura_utils.checkpoints import TrainingState
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, validate_parameters
 from mura_utils.locks import claim
@@ -38,6 +39,8 @@ from mura_utils.phantoms.anatomy import KINDS
 from mura_utils.phantoms.dataset import BODY_PARTS, VERSION
 from mura_utils.pretraining.crops import CELL, Crops, draw_crops, end_with_the_parent
 from mura_utils.terminal import hide_bars
+
+logger = logging.getLogger(__name__)
 
 STRIDES = (8, 16, 32)
 """Pixels a cell of the maps that learn where the abnormality is."""
@@ -130,7 +133,6 @@ def pretrain(
     minutes: float | None = None,
     workers: int = 1,
     progress: bool = False,
-    report: Callable[[str], Any] = print,
 ) -> Path | None:
     """Train a backbone on phantoms, or go on where an earlier call stopped or was killed.
 
@@ -144,8 +146,7 @@ def pretrain(
         folder: made if it is absent.
         minutes: stop after so long, with a checkpoint; None trains to the end.
         workers: processes that draw phantoms.
-        progress: show a bar.
-        report: takes a line of text.
+        progress: show a bar, else log a row of the curve now and then.
 
     Returns:
         The weights file; None if `minutes` were over before the end.
@@ -162,7 +163,7 @@ def pretrain(
         ) from None
     lock = claim(folder / ".lock", f"Another process pre-trains in {folder}: give another folder.")
     try:
-        return _pretrain(recipe, folder, minutes, workers, progress, report)
+        return _pretrain(recipe, folder, minutes, workers, progress)
     except BrokenExecutor:
         raise UserError(
             "A process that draws phantoms was killed, as happens when memory runs out: the same "
@@ -178,14 +179,14 @@ def _pretrain(
     minutes: float | None,
     workers: int,
     progress: bool,
-    report: Callable[[str], Any],
 ) -> Path | None:
-    began = saved = time.monotonic()
+    began = time.monotonic()
+    checkpoint = _Checkpoint(folder / "checkpoint.npz", recipe)
     network, backbone = build_network(recipe)
-    checkpoint = _Checkpoint(folder / "checkpoint.npz", recipe, network)
-    first = checkpoint.restore()
+    checkpoint.restore(network)
+    first = checkpoint.record.get("steps", 0)
     if first:
-        report(f"{checkpoint.path}: going on after {first * recipe.batch_size:,} crops.")
+        logger.info(f"{checkpoint.path}: going on after {first * recipe.batch_size:,} crops.")
     bar = tqdm(initial=first, total=recipe.steps, desc="pretraining", disable=hide_bars(progress))
     with bar, _batches(recipe, first, workers) as batches:
         for step in range(first, recipe.steps):
@@ -193,20 +194,21 @@ def _pretrain(
             crops = next(batches)
             checkpoint.count(network.train_on_batch(*_as_targets(crops), return_dict=True))
             bar.update()
-            done, now = step + 1, time.monotonic()
+            done, spent = step + 1, time.monotonic() - began
             if done % _PERIOD == 0:
                 row = checkpoint.add_row(done)
                 bar.set_postfix(row)
                 if not progress:
-                    report(json.dumps(row))
-            late = minutes is not None and now - began > 60 * minutes and done < recipe.steps
-            if late or done == recipe.steps or now - saved > _CHECKPOINT_SECONDS:
-                checkpoint.save(done, now - began)
-                saved = now
+                    logger.info(json.dumps(row))
+            late = minutes is not None and spent > 60 * minutes and done < recipe.steps
+            if checkpoint.due() or late or done == recipe.steps:
+                checkpoint.save(recipe=asdict(recipe), steps=done, curve=checkpoint.curve)
             if late:
-                report(f"{done * recipe.batch_size:,} of {recipe.images:,} crops: to be continued.")
+                logger.info(
+                    f"{done * recipe.batch_size:,} of {recipe.images:,} crops: to be continued."
+                )
                 return None
-    return _finish(checkpoint, backbone, folder, report)
+    return _finish(checkpoint, backbone, folder)
 
 
 def build_network(recipe: Recipe) -> tuple[keras.Model, keras.Model]:
@@ -292,21 +294,16 @@ def _batches(recipe: Recipe, first: int, workers: int) -> Iterator[Iterator[Crop
         pool.shutdown(cancel_futures=True)
 
 
-class _Checkpoint:
-    """Weights, optimizer and curve of a training on disk."""
+class _Checkpoint(TrainingState):
+    """Its record holds the recipe, the steps that were done and the curve."""
 
-    def __init__(self, path: Path, recipe: Recipe, network: keras.Model) -> None:
-        self.path, self.recipe, self.network = path, recipe, network
-        self.curve: list[dict[str, float]] = []
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.recipe = recipe
+        super().__init__(path, _CHECKPOINT_SECONDS, self._require_recipe)
+        self.curve: list[dict[str, float]] = self.record.get("curve", [])
         self._since_row: list[dict[str, float]] = []
-        self.earlier = self.seconds = 0.0  # of training, before this call and in all
-        network.optimizer.build(network.trainable_variables)
 
-    def restore(self) -> int:
-        """Steps that were done; 0 if there is no checkpoint."""
-        if not self.path.is_file():
-            return 0
-        arrays, record = read_checkpoint(self.path)
+    def _require_recipe(self, record: dict[str, Any]) -> bool:
         asked, given = asdict(self.recipe), record.get("recipe", {})
         for name in asked:
             before = given.get(name, 1)  # checkpoints did not name the first phantoms
@@ -316,11 +313,7 @@ class _Checkpoint:
                     f"{self.path} was made with {name} = {before}, not {asked[name]}: "
                     "choose another folder, or remove it."
                 )
-        for variable, array in zip(self._variables(), arrays, strict=True):
-            variable.assign(array)
-        self.curve, self.earlier = record["curve"], record["seconds"]
-        self.seconds = self.earlier
-        return record["steps"]
+        return True
 
     def count(self, values: dict[str, Any]) -> None:
         """Take a step's loss and accuracies into the next row's means."""
@@ -328,7 +321,7 @@ class _Checkpoint:
         if not np.isfinite(list(row.values())).all():
             raise UserError(
                 f"The pre-training diverged: its loss is {row['loss']}. The last checkpoint is "
-                f"kept in {self.path.parent}; begin in another folder with another seed."
+                f"kept in {self.path.parent}; start in another folder with another seed."
             )
         self._since_row.append(row)
 
@@ -340,25 +333,8 @@ class _Checkpoint:
         self.curve.append(row)
         return row
 
-    def save(self, steps: int, seconds: float) -> None:
-        """Write the state, atomically; `seconds` are those of this call."""
-        self.seconds = self.earlier + seconds
-        write_checkpoint(
-            self.path,
-            to_numpy(self._variables()),
-            recipe=asdict(self.recipe),
-            steps=steps,
-            seconds=self.seconds,
-            curve=self.curve,
-        )
 
-    def _variables(self) -> list[keras.Variable]:
-        return [*self.network.weights, *self.network.optimizer.variables]
-
-
-def _finish(
-    checkpoint: _Checkpoint, backbone: keras.Model, folder: Path, report: Callable[[str], Any]
-) -> Path:
+def _finish(checkpoint: _Checkpoint, backbone: keras.Model, folder: Path) -> Path:
     """Write the weights as float16, measure what these know, and write the card."""
     recipe, network = checkpoint.recipe, checkpoint.network
     path = folder / f"{recipe.backbone}_phantom.npz"
@@ -379,8 +355,8 @@ def _finish(
         "curve": checkpoint.curve,
     }
     write_json(path.with_suffix(".json"), card)
-    report(f"{path}: {path.stat().st_size / 1e6:.1f} MB; use it with -p weights={path}.")
-    report(
+    logger.info(f"{path}: {path.stat().st_size / 1e6:.1f} MB; use it with -p weights={path}.")
+    logger.info(
         f"On {held_out['images']} new phantoms: body part {held_out['body_part_accuracy']:.3f}, "
         f"normal or kind of abnormality {held_out['finding_accuracy']:.3f}."
     )

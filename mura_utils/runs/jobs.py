@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from mura_utils.runs.record import completed
 
-Report = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Job:
         folder: the run's.
         arguments: of the Python interpreter.
         log: the file that takes the output.
-        environment: variables beside those of the process that executes the job.
+        environment: variables besides those of the process that executes the job.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Outcome:
     reason: str = ""
 
 
-Executor = Callable[[Sequence[Job], Report], list[Outcome]]
+Executor = Callable[[Sequence[Job]], list[Outcome]]
 
 
 def span(first: str, last: str) -> str:
@@ -128,13 +129,13 @@ def _describe(status: int) -> str:
     return f"Its process ended {how}"
 
 
-def run_here(jobs: Sequence[Job], report: Report) -> list[Outcome]:
+def run_here(jobs: Sequence[Job]) -> list[Outcome]:
     """Execute jobs one after another on this machine."""
     outcomes = []
     for position, job in enumerate(jobs, start=1):
-        report(f"[{position}/{len(jobs)}] {job}")
+        logger.info(f"[{position}/{len(jobs)}] {job}")
         outcome = execute_job(job)
-        report(f"      {outcome_text(outcome)}")
+        logger.info(f"      {outcome_text(outcome)}")
         outcomes.append(outcome)
     return outcomes
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from mura_utils.runs.record import (
     working_in,
 )
 from mura_utils.runs.stages import NOTEBOOKS, select_notebooks
+
+logger = logging.getLogger(__name__)
 
 
 class NotebookFailed(UserError):
@@ -78,9 +81,8 @@ def run_experiment(
     stop: str = "07",
     overwrite: bool = False,
     progress: bool = True,
-    report: Callable[[str], None] = print,
 ) -> Path:
-    """Execute the notebooks `start` to `stop` into ``runs/<name>/``.
+    """Execute the notebooks `start` to `stop` into ``runs/<name>/``, with log lines for each.
 
     Args:
         experiment: every parameter; its `name` is the run's folder.
@@ -88,7 +90,6 @@ def run_experiment(
         stop: last notebook, two digits.
         overwrite: replace a run of the same name.
         progress: a bar that counts a notebook's cells.
-        report: takes a line of text for each notebook.
 
     Returns:
         The run's folder.
@@ -115,10 +116,10 @@ def run_experiment(
         began = time.perf_counter()
         for position, name in enumerate(names, start=1):
             notebook_began = time.perf_counter()
-            report(f"[{position}/{len(names)}] {name}")
+            logger.info(f"[{position}/{len(names)}] {name}")
             _execute(name, experiment, folder, progress)
-            report(f"      {time.perf_counter() - notebook_began:.0f} s")
-    report(f"The run {experiment.name} took {time.perf_counter() - began:.0f} s: {folder}")
+            logger.info(f"      {time.perf_counter() - notebook_began:.0f} s")
+    logger.info(f"The run {experiment.name} took {time.perf_counter() - began:.0f} s: {folder}")
     return folder
 
 
@@ -152,7 +153,7 @@ def _refuse(experiment: Experiment, folder: Path, first: str, overwrite: bool) -
 
 
 def _execute(name: str, experiment: Experiment, folder: Path, progress: bool) -> None:
-    """Execute one notebook beside its final place, then rename: the file is whole or absent."""
+    """Execute one notebook next to its final place, then rename: the file is whole or absent."""
     source = REPOSITORY / "notebooks" / f"{name}.ipynb"
     partial, final = folder / f".{name}.partial.ipynb", folder / f"{name}.ipynb"
     own = {key: value for key, value in experiment.model_dump().items() if owner(key) == name[:2]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -11,21 +12,23 @@ from dataclasses import replace
 from typing import Any
 
 from mura_utils.errors import UserError
-from mura_utils.runs.jobs import Executor, Job, Outcome, Report, execute_job, outcome_text
+from mura_utils.runs.jobs import Executor, Job, Outcome, execute_job, outcome_text
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def ray_cluster(address: str | None, cpus: int, gpus: int, report: Report) -> Iterator[Executor]:
+def ray_cluster(address: str | None, cpus: int, gpus: int) -> Iterator[Executor]:
     """Connect to a Ray cluster, or start one of this machine, and yield what executes jobs on it.
 
-    A job is one Ray task, never retried. On a cluster of several machines the project, and the
-    folders of data, runs and caches, must have the same path on each: a shared file system.
+    A log line says what runs will use. A job is one Ray task, never retried. On a cluster of
+    several machines the project, and the folders of data, runs and caches, must have the same path
+    on each: a shared file system.
 
     Args:
         address: of a running cluster; None starts Ray here.
         cpus: CPUs of each run, and threads that it computes with.
         gpus: GPUs of each run; TensorFlow sees no others.
-        report: takes a line on what the sweep will use.
 
     Raises:
         UserError: Ray is not installed or cannot be reached, or no machine is large enough.
@@ -45,10 +48,10 @@ def ray_cluster(address: str | None, cpus: int, gpus: int, report: Report) -> It
                 f"Ray cannot be reached at {address}: {reason}; its messages above say more."
             ) from None
     try:
-        report(_describe_use(ray, cpus, gpus))
+        logger.info(_describe_use(ray, cpus, gpus))
 
-        def execute(jobs: Sequence[Job], report: Report) -> list[Outcome]:
-            return _run_on_ray(ray, jobs, cpus, gpus, report)
+        def execute(jobs: Sequence[Job]) -> list[Outcome]:
+            return _run_on_ray(ray, jobs, cpus, gpus)
 
         yield execute
     finally:
@@ -97,9 +100,7 @@ def _describe_use(ray: Any, cpus: int, gpus: int) -> str:
     )
 
 
-def _run_on_ray(
-    ray: Any, jobs: Sequence[Job], cpus: int, gpus: int, report: Report
-) -> list[Outcome]:
+def _run_on_ray(ray: Any, jobs: Sequence[Job], cpus: int, gpus: int) -> list[Outcome]:
     threads = dict.fromkeys(
         ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), str(cpus)
     )
@@ -113,7 +114,7 @@ def _run_on_ray(
             (ready,), _ = ray.wait(list(pending))
             job = pending.pop(ready)
             outcomes[job.name] = _result(ray, ready, job)
-            report(f"[{len(outcomes)}/{len(jobs)}] {job}: {outcome_text(outcomes[job.name])}")
+            logger.info(f"[{len(outcomes)}/{len(jobs)}] {job}: {outcome_text(outcomes[job.name])}")
     except BaseException:
         for task in pending:
             ray.cancel(task)

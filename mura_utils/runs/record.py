@@ -8,9 +8,11 @@ was started again: nobody reads them.
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,12 @@ def _made_with(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**Experiment().model_dump(), **record}
 
 
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide results."""
+    libraries = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "tf-keras-vis")
+    return {"python": platform.python_version()} | {name: version(name) for name in libraries}
+
+
 # --- what is complete ---------------------------------------------------------------------------
 
 
@@ -91,8 +99,8 @@ def completed(folder: Path) -> list[str]:
 def begin(folder: Path, experiment: Experiment, notebook: str) -> None:
     """Record that `notebook` starts with these parameters: it and later ones are out of date.
 
-    The state comes first, so that a kill between the two files leaves no artefact beside parameters
-    that it was not made with.
+    The state comes first, so that a kill between the two files leaves no artefact next to
+    parameters that it was not made with.
     """
     write_completed(folder, [name for name in completed(folder) if name < notebook])
     save_experiment(experiment, folder / "experiment.yaml")

@@ -14,7 +14,7 @@ class Stage:
     Attributes:
         number: two digits.
         name: what follows them in the notebook's file name.
-        reads: artefacts of earlier stages, beside the data set and the caches.
+        reads: artefacts of earlier stages, besides the data set and the caches.
         writes: artefacts, which are complete when the stage is.
     """
 
@@ -65,7 +65,7 @@ NOTEBOOKS = tuple(stage.notebook for stage in STAGES)
 _BEFORE_THE_MODEL = STAGES[:4]
 
 SHARED = {stage.notebook: stage.writes for stage in _BEFORE_THE_MODEL}
-"""The notebooks that know nothing of the model, and what they write into a run beside themselves.
+"""The notebooks that know nothing of the model, and what they write into a run besides themselves.
 
 Runs of the same data have them in common; only this is ever copied from one run to another.
 """

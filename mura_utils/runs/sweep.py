@@ -12,6 +12,7 @@ Runs that agree in every parameter of notebooks 01 to 04 need these once: one of
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from typing import Any
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, experiment_file, owner, save_experiment
 from mura_utils.paths import atomic_write, cache_dir, data_dir, runs_dir
-from mura_utils.runs.jobs import Executor, Job, Outcome, Report, span
+from mura_utils.runs.jobs import Executor, Job, Outcome, span
 from mura_utils.runs.pipeline import discard, require_weights, resolve_experiment
 from mura_utils.runs.record import (
     completed,
@@ -33,6 +34,8 @@ from mura_utils.runs.record import (
     write_completed,
 )
 from mura_utils.runs.stages import SHARED, select_notebooks
+
+logger = logging.getLogger(__name__)
 
 _LAST_SHARED = max(SHARED)[:2]
 
@@ -140,13 +143,12 @@ def _locate(experiment: Experiment, path: Path, start: str, stop: str) -> SweepR
     return SweepRun(experiment, missing, stop)
 
 
-def run_sweep(runs: Sequence[SweepRun], execute: Executor, report: Report = print) -> list[Outcome]:
-    """Run what is missing of a sweep; a run that fails stops no other.
+def run_sweep(runs: Sequence[SweepRun], execute: Executor) -> list[Outcome]:
+    """Run what is missing of a sweep, with log lines; a run that fails stops no other.
 
     Args:
         runs: of `plan`.
         execute: `run_here`, or what `ray_cluster` yields.
-        report: takes a line of text for each event.
 
     Returns:
         One outcome a run, in the order of `runs`.
@@ -154,7 +156,7 @@ def run_sweep(runs: Sequence[SweepRun], execute: Executor, report: Report = prin
     shared = min(_LAST_SHARED, *(run.stop for run in runs))
     sources = _sources(runs)
     leaders = {source.name: source for source in sources.values() if source.start <= shared}
-    first = _execute_all(leaders.values(), shared, execute, report)
+    first = _execute_all(leaders.values(), shared, execute)
 
     started: dict[str, SweepRun | Outcome] = {}
     taken: dict[str, list[str]] = {}
@@ -167,10 +169,10 @@ def run_sweep(runs: Sequence[SweepRun], execute: Executor, report: Report = prin
             if isinstance(started[run.name], SweepRun):
                 taken.setdefault(source.name, []).append(run.name)
     for source_name, names in taken.items():
-        report(f"{', '.join(names)}: {span('01', shared)} taken from {source_name}")
+        logger.info(f"{', '.join(names)}: {span('01', shared)} taken from {source_name}")
 
     rest = [run for run in started.values() if isinstance(run, SweepRun) and not run.complete]
-    second = _execute_all(rest, None, execute, report)
+    second = _execute_all(rest, None, execute)
     return [
         _ended(run, started[run.name], first.get(run.name), second.get(run.name)) for run in runs
     ]
@@ -250,16 +252,16 @@ def _copy_shared(source: SweepRun, run: SweepRun, last: str) -> None:
 
 
 def _execute_all(
-    runs: Iterable[SweepRun], stop: str | None, execute: Executor, report: Report
+    runs: Iterable[SweepRun], stop: str | None, execute: Executor
 ) -> dict[str, Outcome]:
     jobs = [_job(run, stop or run.stop) for run in runs]
-    return {outcome.name: outcome for outcome in execute(jobs, report)} if jobs else {}
+    return {outcome.name: outcome for outcome in execute(jobs)} if jobs else {}
 
 
 def _job(run: SweepRun, last: str) -> Job:
     """Write the parameters of a run, and say how to execute its notebooks up to `last`."""
-    beside = runs_dir() / ".sweep"
-    file = beside / f"{run.name}.yaml"
+    folder = runs_dir() / ".sweep"
+    file = folder / f"{run.name}.yaml"
     save_experiment(run.experiment, file)
     return Job(
         name=run.name,
@@ -267,7 +269,7 @@ def _job(run: SweepRun, last: str) -> Job:
         last=last,
         folder=run.folder,
         arguments=(*_MURA, "run", str(file), "--from", run.start, "--to", last),
-        log=beside / f"{run.name}.log",
+        log=folder / f"{run.name}.log",
         environment={
             "MURA_DATA_DIR": str(data_dir()),
             "MURA_RUNS_DIR": str(runs_dir()),

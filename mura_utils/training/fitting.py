@@ -18,8 +18,8 @@ from mura_utils.devices import use_device
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.network.build import in_float32, parameter_counts
-from mura_utils.notebook import versions
 from mura_utils.paths import atomic_write
+from mura_utils.runs.record import versions
 from mura_utils.terminal import hide_bars, to_the_terminal
 from mura_utils.training.resume import Checkpoint, losses_of
 from mura_utils.training.task import Task

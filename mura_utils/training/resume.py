@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from mura_utils.checkpoints import read_checkpoint, to_numpy, write_checkpoint
+from mura_utils.checkpoints import TrainingState, read_checkpoint, to_numpy, write_checkpoint
 from mura_utils.experiments import Experiment, owner
 from mura_utils.training.task import Task
 
@@ -30,7 +30,7 @@ def losses_of(rows: Sequence[Mapping[str, float]]) -> np.ndarray:
     return np.where(np.isfinite(losses).all(axis=1), losses[:, 0], np.inf)
 
 
-class Checkpoint(keras.callbacks.Callback):
+class Checkpoint(keras.callbacks.Callback, TrainingState):
     """After an epoch, write all that the next one depends on; at the start, read it back.
 
     Epochs of a second or two are not all written: what a kill loses of them is trained again, to
@@ -47,20 +47,19 @@ class Checkpoint(keras.callbacks.Callback):
         experiment: Experiment,
     ) -> None:
         """Read the checkpoint in `folder`, if it belongs to this task; else start again."""
-        super().__init__()
-        self.rows: list[dict[str, float]] = []
-        self.best_epoch = 0
-        self.seconds = 0.0
-        self._folder = folder
+        keras.callbacks.Callback.__init__(self)
+        self.network = task.network
         self._watching = watching
-        self._network = task.network
         self._epochs = experiment.epochs
         self._key = _checkpoint_key(task, experiment)
-        self._stopped = False
-        self._arrays: list[np.ndarray] = []
+        TrainingState.__init__(self, folder / "state.npz", _CHECKPOINT_SECONDS, self._fits)
+        if not self.record:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        self.rows: list[dict[str, float]] = self.record.get("rows", [])
+        self.best_epoch: int = self.record.get("best_epoch", 0)
+        self._stopped: bool = self.record.get("stopped", False)
         self._best_weights: list[np.ndarray] = []  # of an epoch that is not on disk
-        self._read()
-        self._written = self.seconds
 
     @property
     def finished(self) -> bool:
@@ -72,32 +71,18 @@ class Checkpoint(keras.callbacks.Callback):
         """Whether the loss of the last epoch is not finite."""
         return bool(self.rows) and not np.isfinite(losses_of(self.rows[-1:])).all()
 
-    def _read(self) -> None:
-        path = self._folder / "state.npz"
-        if path.is_file():
-            arrays, record = read_checkpoint(path)
-            if record["key"] == self._key:
-                self.rows, self.best_epoch = record["rows"], record["best_epoch"]
-                self.seconds, self._stopped = record["seconds"], record["stopped"]
-                self._arrays = arrays
-                return
-            print(f"{path} belongs to other parameters or data: training starts again.")
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+    def _fits(self, record: dict[str, Any]) -> bool:
+        if record["key"] != self._key:
+            print(f"{self.path} belongs to other parameters or data: training starts again.")
+        return record["key"] == self._key
 
     def on_train_begin(self, logs=None):
         """Put network, optimizer and callbacks where the last epoch left them."""
-        self._began = time.perf_counter() - self.seconds
-        self.model.optimizer.build(self.model.trainable_variables)
-        if not self.rows:
-            return
         # What the callbacks remember follows from the epochs that they have seen.
         for epoch, row in enumerate(self.rows):
             for callback in self._watching:
                 callback.on_epoch_end(epoch, dict(row))
-        for variable, value in zip(self._variables(), self._arrays, strict=True):
-            variable.assign(value)
-        self._arrays = []
+        self.restore(self.network)
 
     def on_epoch_end(self, epoch, logs=None):
         """Keep the epoch's values, its weights if it is the best, and a checkpoint now and then."""
@@ -105,27 +90,16 @@ class Checkpoint(keras.callbacks.Callback):
         previous, self.best_epoch = self.best_epoch, 1 + int(np.argmin(losses_of(self.rows)))
         self.model.stop_training |= self.diverged
         if self.best_epoch != previous:
-            self._best_weights = to_numpy(self._network.weights)
-        self.seconds = time.perf_counter() - self._began
-        if self.seconds - self._written >= _CHECKPOINT_SECONDS:
-            self._save()
-            self._written = self.seconds
-
-    def _save(self) -> None:
+            self._best_weights = to_numpy(self.network.weights)
+        if not self.due():
+            return
         best = self._best(self.best_epoch)
         if self._best_weights:
             write_checkpoint(best, self._best_weights)
             self._best_weights = []
-        write_checkpoint(
-            self._folder / "state.npz",
-            to_numpy(self._variables()),
-            key=self._key,
-            rows=self.rows,
-            best_epoch=self.best_epoch,
-            seconds=self.seconds,
-            stopped=bool(self.model.stop_training),
-        )
-        for path in self._folder.glob("best-*.npz"):
+        stopped = bool(self.model.stop_training)
+        self.save(key=self._key, rows=self.rows, best_epoch=self.best_epoch, stopped=stopped)
+        for path in best.parent.glob("best-*.npz"):
             if path != best:
                 path.unlink()
 
@@ -134,20 +108,14 @@ class Checkpoint(keras.callbacks.Callback):
         weights = self._best_weights
         if not weights:
             weights, _ = read_checkpoint(self._best(self.best_epoch))
-        self._network.set_weights(weights)
+        self.network.set_weights(weights)
 
     def discard(self) -> None:
         """Remove the files: training has ended and the model is saved."""
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.path.parent)
 
     def _best(self, epoch: int) -> Path:
-        return self._folder / f"best-{epoch}.npz"
-
-    def _variables(self) -> list[keras.Variable]:
-        """Weights, dropout's random states, and the optimizer's variables with its rate."""
-        counters = {id(variable) for variable in self._network.metrics_variables}
-        own = [v for v in self._network.variables if id(v) not in counters]
-        return own + self._network.optimizer.variables
+        return self.path.with_name(f"best-{epoch}.npz")
 
 
 def _checkpoint_key(task: Task, experiment: Experiment) -> str:
