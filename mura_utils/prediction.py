@@ -15,7 +15,8 @@ import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mura_utils.data.images import examine_image, resize
+from mura_utils.data.images import examine_image
+from mura_utils.data.squares import resize
 from mura_utils.errors import UserError
 from mura_utils.labels import body_part, p_abnormal, probability_columns
 from mura_utils.paths import atomic_write, reading

@@ -115,6 +115,9 @@ class Pixels(Section):
     image_size: int = _parameter(
         224, "04", "side of the model's square input, pixels", ge=32, le=4096
     )
+    resize: Annotated[Literal["stretch", "pad"], AnyCase] = _parameter(
+        "stretch", "04", "stretch: to a square; pad: keep the sides' ratio and add black"
+    )
 
 
 class Components(Section):

@@ -25,7 +25,6 @@ from mura_utils.data.images import (
     examine_image,
     inspect_image,
     read_image,
-    resize,
 )
 from mura_utils.errors import UserError
 from mura_utils.phantoms.dataset import BODY_PARTS, draw_case
@@ -459,19 +458,6 @@ def test_content_counts_not_the_suffix(tmp_path):
     assert read_image(file).shape == (64, 64)
     mismatch = {"suffix-mismatch": "JPEG content under the suffix '.png'"}
     assert inspect_image(file).remarks == mismatch
-
-
-def test_resize_stretches_to_a_square():
-    image = resize(np.repeat([[0, 255]], 100, axis=0).astype(np.uint8).repeat(20, axis=1), 32)
-    assert image.shape == (32, 32)
-    assert image.dtype == np.uint8
-    assert (image[:, :8] == 0).all()
-    assert (image[:, -8:] == 255).all()
-
-
-def test_resize_does_not_alias():
-    stripes = np.tile(np.array([0, 255], np.uint8), (512, 256))
-    assert np.abs(resize(stripes, 64).astype(int) - 127).max() < 16
 
 
 def test_the_page_on_images_states_the_numbers_and_kinds_of_the_code():

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from mura_utils.data import pixels as data_pixels
-from mura_utils.data.images import ImageFault, read_image, resize
+from mura_utils.data.images import ImageFault, read_image
 from mura_utils.data.pixels import load_pixels
+from mura_utils.data.squares import resize
 from mura_utils.errors import UserError
 
 

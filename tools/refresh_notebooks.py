@@ -16,8 +16,9 @@ import nbformat
 import numpy as np
 from matplotlib.figure import Figure
 
-from mura_utils.data.images import read_image, resize
+from mura_utils.data.images import read_image
 from mura_utils.data.sources import load_mask
+from mura_utils.data.squares import resize
 from mura_utils.experiments import data_root, load_experiment
 from mura_utils.explain.maps import layer_cam
 from mura_utils.explain.targets import contrast_target

@@ -181,28 +181,6 @@ def examine_image(path: Path | str) -> tuple[np.ndarray, Inspection]:
     return grey, inspection
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Stretch a grey image to a square, as the report does, with antialiasing.
-
-    Args:
-        image: `(H, W)` uint8.
-        size: side of the result in pixels.
-
-    Returns:
-        `(size, size)` uint8.
-
-    Example:
-        >>> resize(np.tile(np.array([[0], [200]], np.uint8), 4), 2)
-        array([[  0,   0],
-               [200, 200]], dtype=uint8)
-    """
-    # With a reducing gap PIL first shrinks by a whole factor: the same to the eye, and quicker.
-    resized = Image.fromarray(image).resize(
-        (size, size), Image.Resampling.BILINEAR, reducing_gap=3.0
-    )
-    return np.asarray(resized)
-
-
 def _read_bytes(path: Path | str) -> bytes:
     try:
         status = Path(path).stat()

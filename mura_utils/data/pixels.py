@@ -12,7 +12,8 @@ from tqdm.contrib.concurrent import thread_map
 
 from mura_utils import paths
 from mura_utils.cache import map_array
-from mura_utils.data.images import read_hashed_image, resize
+from mura_utils.data import squares
+from mura_utils.data.images import read_hashed_image
 from mura_utils.errors import UserError
 from mura_utils.terminal import hide_bars
 
@@ -26,6 +27,7 @@ def load_pixels(
     root: Path,
     manifest: pd.DataFrame,
     size: int,
+    resize: str = "stretch",
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> np.ndarray:
@@ -36,6 +38,7 @@ def load_pixels(
         manifest: one row an image, with path and sha256 (empty where pixels were not read; the
             file's length and time of change then stand for its content).
         size: side of the square images, in pixels.
+        resize: how an image becomes a square, see `squares.resize`.
         cache_dir: folder of the stored file, `pixels-<digest>.npy`; None is `paths.cache_dir()`.
         progress: show a progress bar while decoding.
 
@@ -48,7 +51,8 @@ def load_pixels(
     """
     root = paths.resolve(root)
     contents = content_keys(root, manifest)
-    key = repr((CACHE_VERSION, size, list(zip(manifest["path"], contents, strict=True)))).encode()
+    shape = size if resize == "stretch" else (size, resize)
+    key = repr((CACHE_VERSION, shape, list(zip(manifest["path"], contents, strict=True)))).encode()
     folder = paths.cache_dir() if cache_dir is None else Path(cache_dir)
     target = folder / f"pixels-{hashlib.sha256(key).hexdigest()[:16]}.npy"
     if not target.exists():
@@ -69,7 +73,7 @@ def load_pixels(
                 image, found = read_hashed_image(file)
                 if isinstance(content, str) and found != content:
                     raise UserError(f"{file} has changed since the manifest was made; {_REMEDY}.")
-                pixels[row] = resize(image, size)
+                pixels[row] = squares.resize(image, size, resize)
 
             # Threads: Pillow decodes and resizes, and hashlib hashes, outside the interpreter lock.
             thread_map(
