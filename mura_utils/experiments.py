@@ -30,6 +30,7 @@ from mura_utils.sections import (
     Split,
     Storage,
     Training,
+    has_finding_map,
 )
 
 EXPERIMENTS = REPOSITORY / "experiments"
@@ -53,6 +54,11 @@ class Experiment(
             self.cache_features != "on" or self.unfreeze not in ("all", count),
             f"cache_features = on, but unfreeze = {shown(self.unfreeze)} leaves nothing frozen to "
             "store: give auto or off, or a smaller unfreeze",
+        )
+        yield (
+            not self.mask_supervision or has_finding_map(self),
+            f"mask_supervision = {self.mask_supervision}, but the head {self.head} has no "
+            "attention map to teach: give head = attention, or pooled with pooling = [attention]",
         )
 
 

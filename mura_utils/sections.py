@@ -220,6 +220,13 @@ class Network(Pixels, Seeded):
         )
 
 
+def has_finding_map(network: Network) -> bool:
+    """Whether the head has an attention map, the first of which masks can teach."""
+    return network.head == "attention" or (
+        network.head == "pooled" and "attention" in network.pooling
+    )
+
+
 class Training(Seeded):
     """Loss, optimizer and schedule, and what computes them (notebook 05)."""
 
@@ -239,6 +246,19 @@ class Training(Seeded):
     )
     schedule: Annotated[Literal["plateau", "cosine"], AnyCase] = _parameter(
         "plateau", "05", "plateau: the rate falls as above; cosine: falls to 0 over all epochs"
+    )
+    warmup_epochs: int = _parameter(
+        0, "05", "epochs over which the schedule cosine first raises the rate from 0", ge=0, le=1000
+    )
+    weight_decay: Number = _parameter(
+        0.0,
+        "05",
+        "share of each weight that AdamW takes off, times the rate",
+        ge=0,
+        le=1,
+    )
+    mask_supervision: Number = _parameter(
+        0.0, "05", "weight of the loss that teaches an attention map the masks", ge=0, le=1000
     )
     label_smoothing: Number = _parameter(
         0.0, "05", "probability that a label gives away to all classes", ge=0, lt=1
@@ -267,6 +287,14 @@ class Training(Seeded):
             self.schedule != "plateau" or self.min_learning_rate <= self.learning_rate,
             f"min_learning_rate = {self.min_learning_rate} is above learning_rate = "
             f"{self.learning_rate}: lower it",
+        )
+        yield (
+            self.schedule == "cosine" or not self.warmup_epochs,
+            f"warmup_epochs = {self.warmup_epochs} belongs to the schedule cosine: give that, or 0",
+        )
+        yield (
+            self.warmup_epochs < self.epochs,
+            f"warmup_epochs = {self.warmup_epochs}, but there are {self.epochs} epochs: leave one",
         )
 
 
