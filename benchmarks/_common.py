@@ -20,10 +20,10 @@ from tempfile import TemporaryDirectory
 
 import joblib
 import keras
-import numpy as np
 import pandas as pd
 
 from mura_utils import frozen, training
+from mura_utils.data.dataset import Images
 from mura_utils.data.manifest import admit, scan
 from mura_utils.data.sources import open_source
 from mura_utils.errors import UserError
@@ -85,19 +85,17 @@ def draw_manifest(folder: Path, images: int) -> tuple[Path, pd.DataFrame, list[s
 
 
 def train(
-    manifest: pd.DataFrame, pixels: np.ndarray, experiment: Experiment, folder: Path
+    images: Images, experiment: Experiment, folder: Path
 ) -> tuple[keras.Model, training.Training]:
-    """Train as notebook 05 does; `pixels` go row for row with `manifest`.
+    """Train as notebook 05 does.
 
     Returns:
         The model with the weights of its best epoch, and what `mura_utils.training.fit` returns.
     """
-    classes = sorted(manifest["label"].unique())
-    model = build_model(experiment, classes)
-    stored = frozen.plan(model, manifest, experiment)
-    if stored.on:
-        frozen.extract(stored, pixels, experiment, progress=False)
-    task = training.make_task(model, pixels, manifest, classes, experiment, stored)
+    model = build_model(experiment, images.classes)
+    stored = frozen.plan(model, images, experiment)
+    frozen.extract(stored, images, experiment, progress=False)
+    task = training.make_task(model, images, experiment, stored)
     training.compile_task(task, experiment)
     fitted = training.fit(model, task, experiment, folder / "model.keras", progress=False)
     return model, fitted

@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import keras
 import numpy as np
-import pandas as pd
 from _common import EXTRACTORS, draw_manifest, machine, options, say, say_head, say_row, workspace
 from _report import SIZE, callbacks, flow, whole_network
 
 from mura_utils import frozen, training
+from mura_utils.data.dataset import Images
 from mura_utils.data.pixels import load_pixels
 from mura_utils.experiments import Experiment, load_experiment
 from mura_utils.network.build import build_model
@@ -32,25 +31,19 @@ _VIEWS = 8
 _EPOCHS = (20, 150)
 
 
-def extraction_speeds(
-    manifest: pd.DataFrame,
-    pixels: np.ndarray,
-    classes: list[str],
-    experiment: Experiment,
-    step: int,
-) -> dict[str, float]:
+def extraction_speeds(images: Images, experiment: Experiment, step: int) -> dict[str, float]:
     """Seconds an image of each extractor, by the words for what it computes with.
 
     Measured on twice `step` of the training images' views and one of the others, in turn; loading
     the extractor counts.
     """
-    model = build_model(experiment, classes)
+    model = build_model(experiment, images.classes)
     seconds: dict[str, list[float]] = {}
     for views in (step, 2 * step):
         for extractor in EXTRACTORS:
             changed = experiment.model_copy(update={**extractor, "views": views})
-            stored = frozen.plan(model, manifest, changed)
-            done = frozen.extract(stored, pixels, changed, progress=False)
+            stored = frozen.plan(model, images, changed)
+            done = frozen.extract(stored, images, changed, progress=False)
             seconds.setdefault(done.computed_by, []).append(done.seconds / done.computed)
             say(done.sentence)
     return {words: median(values) for words, values in seconds.items()}
@@ -74,29 +67,21 @@ class _Epochs(keras.callbacks.Callback):
 
 
 def epoch_seconds(
-    root: Path,
-    manifest: pd.DataFrame,
-    pixels: np.ndarray,
-    classes: list[str],
-    experiment: Experiment,
-    rounds: int,
-    epochs: int,
+    images: Images, experiment: Experiment, rounds: int, epochs: int
 ) -> tuple[float, float]:
     """Median seconds of an epoch of the report's way and of ours, in turn.
 
     Args:
-        root: the data set's folder.
-        manifest: with split.
-        pixels: of `load_pixels`.
-        classes: all 14.
+        images: to train on and to validate with.
         experiment: with the extractor that stores the activations.
         rounds: epochs of the report's way that count.
         epochs: of ours after each of them.
     """
+    root, classes = images.root, images.classes
     model = build_model(experiment, classes)
-    stored = frozen.plan(model, manifest, experiment)
-    say(frozen.extract(stored, pixels, experiment, progress=False).sentence)
-    task = training.make_task(model, pixels, manifest, classes, experiment, stored)
+    stored = frozen.plan(model, images, experiment)
+    say(frozen.extract(stored, images, experiment, progress=False).sentence)
+    task = training.make_task(model, images, experiment, stored)
     training.compile_task(task, experiment)
     ours: list[float] = []
 
@@ -111,7 +96,7 @@ def epoch_seconds(
         say(f"our epoch, mean of {epochs} after the first: {ours[-1]:.2f} s")
 
     clock = _Epochs(train_ours)
-    parts = {name: manifest[manifest["split"] == name] for name in ("train", "validation")}
+    parts = {name: images.rows.iloc[images.positions(name)] for name in ("train", "validation")}
     whole_network(experiment, classes).fit(
         flow(root, parts["train"], classes, training=True),
         validation_data=flow(root, parts["validation"], classes, training=False),
@@ -127,32 +112,34 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--images", type=int, default=1024, help="training images")
     arguments = parser.parse_args()
-    images = 64 if arguments.quick else arguments.images
+    training_images = 64 if arguments.quick else arguments.images
     step, rounds, epochs = (1, 1, 2) if arguments.quick else (1, 3, 8)
-    others = round(images * 15 / 85)
+    others = round(training_images * 15 / 85)
     say(machine("tensorflow", "keras", "numpy", "openvino"))
 
     with workspace() as folder:
-        root, manifest, classes = draw_manifest(folder, images + others)
-        is_training = np.arange(images + others) < images
+        root, manifest, _ = draw_manifest(folder, training_images + others)
+        is_training = np.arange(training_images + others) < training_images
         manifest["split"] = np.where(is_training, "train", "validation")
         began = time.perf_counter()
-        pixels = load_pixels(root, manifest, SIZE, progress=False)
+        images = Images(root, manifest, load_pixels(root, manifest, SIZE, progress=False))
         cache = time.perf_counter() - began
-        say(f"pixel cache: {cache:.2f} s for {images + others:,} images")
+        say(f"pixel cache: {cache:.2f} s for {len(images):,} images")
 
-        changes = {"weights": "none", "source": "phantom", "data_dir": str(root)}
+        changes = {"weights": "none", "source": "phantom"}
         changes |= {"cache_features": "on", "views": _VIEWS, **EXTRACTORS[-1]}
         names = ("exp6", "exp4")
         experiments = {name: load_experiment(name, **changes) for name in names}
-        speeds = extraction_speeds(manifest, pixels, classes, experiments["exp6"], step)
+        speeds = extraction_speeds(images, experiments["exp6"], step)
         measured = {
-            name: epoch_seconds(root, manifest, pixels, classes, experiment, rounds, epochs)
+            name: epoch_seconds(images, experiment, rounds, epochs)
             for name, experiment in experiments.items()
         }
 
-    computed = _VIEWS * images + others
-    say_head(f"epoch of {images:,} + {others:,} images", "report, s", "ours, s", "times faster")
+    computed = _VIEWS * training_images + others
+    say_head(
+        f"epoch of {training_images:,} + {others:,} images", "report, s", "ours, s", "times faster"
+    )
     for name, (report, ours) in measured.items():
         say_row(name, f"{report:.1f}", f"{ours:.2f}", f"{report / ours:.1f}")
     say_head("extraction", "images/s", f"s for {_VIEWS} views and validation")

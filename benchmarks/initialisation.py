@@ -30,6 +30,7 @@ from _common import (
 )
 
 from mura_utils import frozen
+from mura_utils.data.dataset import Images
 from mura_utils.data.manifest import admit, scan
 from mura_utils.data.pixels import load_pixels
 from mura_utils.data.sources import open_source
@@ -52,30 +53,27 @@ _METRICS = {
 }
 
 
-def thin(manifest: pd.DataFrame, share: float) -> pd.DataFrame:
-    """Keep a share of the training patients, chosen once, and all other rows."""
-    training_rows = manifest["split"] == "train"
-    patients = manifest.loc[training_rows, "patient"].drop_duplicates()
+def thin(images: Images, share: float) -> Images:
+    """Keep a share of the training patients, chosen once, and all other images."""
+    rows, training_rows = images.rows, images.rows["split"] == "train"
+    patients = rows.loc[training_rows, "patient"].drop_duplicates()
     kept = patients.sample(frac=share, random_state=0)
-    return manifest[~training_rows | manifest["patient"].isin(kept)]
+    chosen = (~training_rows | rows["patient"].isin(kept)).to_numpy()
+    return Images(images.root, rows[chosen].reset_index(drop=True), images.pixels[chosen])
 
 
-def train_and_test(
-    manifest: pd.DataFrame, pixels: np.ndarray, experiment: Experiment, folder: Path
-) -> dict:
-    """Metrics of the test images after a training; `pixels` go row for row with `manifest`."""
-    classes = sorted(manifest["label"].unique())
-    model, _ = train(manifest, pixels, experiment, folder)
-    probabilities, _ = frozen.predict(model, pixels, manifest, experiment)
-    held_out = manifest[manifest["split"] != "train"].reset_index(drop=True)
-    predictions = predictions_frame(held_out, classes, probabilities)
+def train_and_test(images: Images, experiment: Experiment, folder: Path) -> dict:
+    """Metrics of the test images after a training."""
+    model, _ = train(images, experiment, folder)
+    probabilities, _ = frozen.predict(model, images, experiment)
+    held_out = images.rows.iloc[images.positions("validation", "test")].reset_index(drop=True)
+    predictions = predictions_frame(held_out, images.classes, probabilities)
     test = (held_out["split"] == "test").to_numpy()
     return evaluate(predictions[test].reset_index(drop=True))
 
 
 def compare_trainings(
-    manifest: pd.DataFrame,
-    pixels: np.ndarray,
+    images: Images,
     starts: dict[str, dict],
     common: dict,
     seeds: list[int],
@@ -85,15 +83,13 @@ def compare_trainings(
     rows = []
     for name, start in starts.items():
         for share in _SHARES:
-            part = thin(manifest, share)
+            part = thin(images, share)
             for head, changes in _HEADS.items():
                 results = []
                 for seed in seeds:
                     values = common | start | changes | {"seed": seed}
                     experiment = load_experiment("exp6_tuned", **values)
-                    chosen = pixels[part.index.to_numpy()]
-                    rows_of_part = part.reset_index(drop=True)
-                    results.append(train_and_test(rows_of_part, chosen, experiment, folder))
+                    results.append(train_and_test(part, experiment, folder))
                 cells = [f"{head}, {name}", f"{share:.0%}"]
                 for level, metric in _METRICS.values():
                     found = pd.DataFrame(result[level][metric] for result in results)
@@ -108,15 +104,13 @@ def compare_trainings(
         say_row(*cells)
 
 
-def compare_features(
-    manifest: pd.DataFrame, pixels: np.ndarray, starts: dict[str, dict], common: dict
-) -> None:
+def compare_features(images: Images, starts: dict[str, dict], common: dict) -> None:
     """Print the AUROC of a logistic regression on each start's frozen features."""
     say_head("frozen features, logistic regression, four folds", "AUROC of abnormal")
     for name, start in starts.items():
         experiment = load_experiment("exp6_tuned", **common | start)
-        found = pooled_features(experiment, pixels, np.arange(len(pixels)))
-        auroc = linear_probe(found, manifest)
+        found = pooled_features(experiment, images, np.arange(len(images)))
+        auroc = linear_probe(found, images.rows)
         say_row(name, "{value:.3f} [{low:.3f}, {high:.3f}]".format(**auroc))
 
 
@@ -141,10 +135,10 @@ def measure(arguments: argparse.Namespace) -> None:
         for title, (root, source, manifest) in sets.items():
             manifest = manifest.merge(split(manifest, "patient", [0.6, 0.1, 0.3], 0), on="path")
             pixels = load_pixels(root, manifest, common["image_size"], progress=False)
+            images = Images(root, manifest, pixels)
             say(f"\n{title}: {manifest['split'].value_counts().to_dict()}")
-            where = {"source": source, "data_dir": str(Path(root).resolve())}
-            compare_features(manifest, pixels, starts, common | where)
-            compare_trainings(manifest, pixels, starts, common | where, seeds, folder)
+            compare_features(images, starts, common | {"source": source})
+            compare_trainings(images, starts, common | {"source": source}, seeds, folder)
     say(f"\n{machine('tensorflow', 'keras', 'numpy', 'openvino')}")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from _common import machine, options, run, say, say_head, say_row, train, workspace
 
+from mura_utils.data.dataset import Images
 from mura_utils.data.manifest import admit, scan
 from mura_utils.data.pixels import load_pixels
 from mura_utils.data.sources import open_source
@@ -23,11 +24,9 @@ from mura_utils.experiments import Experiment, load_experiment
 _SIDES = {"stored views": "on", "on the fly": "off"}
 
 
-def best_accuracy(
-    manifest: pd.DataFrame, pixels: np.ndarray, experiment: Experiment, folder: Path
-) -> float:
+def best_accuracy(images: Images, experiment: Experiment, folder: Path) -> float:
     """Train one run; the validation accuracy of its best epoch, by validation loss."""
-    _, fitted = train(manifest, pixels, experiment, folder)
+    _, fitted = train(images, experiment, folder)
     best = fitted.history.set_index("epoch").loc[fitted.best_epoch]
     say(
         f"seed {experiment.seed}, cache_features {experiment.cache_features}: "
@@ -44,7 +43,6 @@ def measure(arguments: argparse.Namespace) -> None:
         seeds, changes = seeds[:1], {"epochs": 2}
     experiment = load_experiment(
         "fracatlas",
-        data_dir=str(arguments.data.resolve()),
         weights=str(arguments.weights.resolve()),
         views=8,
         **changes,
@@ -58,10 +56,11 @@ def measure(arguments: argparse.Namespace) -> None:
     accuracies: dict[str, list[float]] = {name: [] for name in _SIDES}
     with workspace() as folder:
         pixels = load_pixels(arguments.data, manifest, experiment.image_size, progress=False)
+        images = Images(arguments.data, manifest, pixels)
         for seed in seeds:
             for name, choice in _SIDES.items():
                 one = experiment.model_copy(update={"seed": seed, "cache_features": choice})
-                accuracies[name].append(best_accuracy(manifest, pixels, one, folder))
+                accuracies[name].append(best_accuracy(images, one, folder))
 
     table = pd.DataFrame(accuracies, index=seeds)
     say_head("validation accuracy, best epoch", *(f"seed {seed}" for seed in seeds), "mean", "SD")

@@ -15,6 +15,8 @@ import pandas as pd
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
+from mura_utils.data.dataset import Images
+from mura_utils.data.pixels import load_pixels
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, data_root, validate_parameters
 from mura_utils.paths import read_json, runs_dir
@@ -63,6 +65,19 @@ class Run:
     def read_table(self, name: str) -> pd.DataFrame:
         """Read a CSV artefact, see `read_table`."""
         return read_table(self.path(name))
+
+    def images(self, size: int | None = None) -> Images:
+        """The admitted images with their split, decoded and resized once.
+
+        Args:
+            size: side of the square images, in pixels; None is the parameter image_size.
+
+        Raises:
+            UserError: as `pixels.load_pixels`.
+        """
+        rows = self.read_table("manifest.csv").merge(self.read_table("splits.csv"), on="path")
+        pixels = load_pixels(self.data_root, rows, size or self.experiment.image_size)
+        return Images(self.data_root, rows, pixels)
 
     def read_json(self, name: str) -> Any:
         """Read a JSON artefact."""

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mura_utils import frozen, training
+from mura_utils.data.dataset import Images
 from mura_utils.experiments import validate_parameters
 from mura_utils.network import build
 from mura_utils.training import fitting, resume
@@ -44,9 +45,9 @@ def frozen_experiment(**changes):
     return experiment(**{**small, **changes})
 
 
-def manifest_of(split, labels):
-    """Rows of a manifest, `labels` being numbers of CLASSES."""
-    return pd.DataFrame(
+def images_of(pixels, split, labels):
+    """Images in a folder that does not exist, `labels` being numbers of CLASSES."""
+    rows = pd.DataFrame(
         {
             "path": [f"{row}.png" for row in range(len(split))],
             "sha256": [f"{row:064x}" for row in range(len(split))],
@@ -54,6 +55,7 @@ def manifest_of(split, labels):
             "split": split,
         }
     )
+    return Images(Path("radiographs"), rows, pixels)
 
 
 def python(function, *arguments):
@@ -94,20 +96,19 @@ def vivid(settings):
 
 
 def noise(train=20, validation=7, test=5, size=32):
-    """Noise under light of several strengths; test images come first in the manifest."""
+    """Noise under light of several strengths; test images come first."""
     count = train + validation + test
     rng = np.random.default_rng(0)
     light = rng.uniform(0.2, 1, (count, 1, 1))
     pixels = (rng.integers(0, 256, (count, size, size)) * light).astype(np.uint8)
     split = np.repeat(["test", "train", "validation"], [test, train, validation])
-    return pixels, manifest_of(split, np.arange(count) % 2)
+    return images_of(pixels, split, np.arange(count) % 2)
 
 
-def stored(settings, data, model=None):
+def stored(settings, images, model=None):
     """A plan whose activations are all on disk."""
-    pixels, manifest = data
-    chosen = frozen.plan(model or vivid(settings), manifest, settings)
-    frozen.extract(chosen, pixels, settings, progress=False)
+    chosen = frozen.plan(model or vivid(settings), images, settings)
+    frozen.extract(chosen, images, settings, progress=False)
     return chosen
 
 
@@ -124,7 +125,7 @@ def squares(train=36, swapped=False):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 60, (len(split), 32, 32)) + 100 * bright[:, None, None]
     labels = np.where((split == "validation") & swapped, 1 - bright, bright)
-    return pixels.astype("uint8"), manifest_of(split, labels)
+    return images_of(pixels.astype("uint8"), split, labels)
 
 
 def tiny(settings):
@@ -157,20 +158,19 @@ class Trained:
         return self.result.history
 
 
-def prepare(settings, data, model=None):
+def prepare(settings, images, model=None):
     """A compiled task; its activations are stored where the experiment says so."""
-    pixels, manifest = data
     model = model or tiny(settings)
-    chosen = frozen.plan(model, manifest, settings)
-    frozen.extract(chosen, pixels, settings, progress=False)
-    task = training.make_task(model, pixels, manifest, CLASSES, settings, chosen)
+    chosen = frozen.plan(model, images, settings)
+    frozen.extract(chosen, images, settings, progress=False)
+    task = training.make_task(model, images, settings, chosen)
     assert (task.network is model) != chosen.on
     training.compile_task(task, settings)
     return model, task
 
 
-def train(folder, settings, data=None, model=None):
-    model, task = prepare(settings, data or squares(), model)
+def train(folder, settings, images=None, model=None):
+    model, task = prepare(settings, images or squares(), model)
     path = folder / "model.keras"
     return Trained(training.fit(model, task, settings, path, progress=False), model, task, path)
 

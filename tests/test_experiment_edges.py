@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import string
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from mura_utils import frozen, training
 from mura_utils.backbones import BACKBONES
+from mura_utils.data.dataset import Images
 from mura_utils.data.manifest import admit
 from mura_utils.data.pca import compare_pca, sample_per_class
 from mura_utils.data.splits import split
@@ -146,7 +148,7 @@ def inventory() -> pd.DataFrame:
     return frame.assign(study=frame["patient"], sha256=digests, fault="", detail="")
 
 
-def images(rows: pd.DataFrame, size: int) -> np.ndarray:
+def pixels(rows: pd.DataFrame, size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (len(rows), size, size), dtype=np.uint8)
 
 
@@ -157,7 +159,7 @@ def prepare(experiment: Experiment) -> pd.DataFrame:
         split(chosen, experiment.protocol, experiment.fractions, experiment.split_seed)
     )
     train = np.flatnonzero(chosen["split"] == "train")
-    flat = images(chosen, experiment.pca_image_size).reshape(len(chosen), -1)
+    flat = pixels(chosen, experiment.pca_image_size).reshape(len(chosen), -1)
     for count in experiment.pca_images_per_class:
         rows = train[sample_per_class(chosen["label"].iloc[train], count)]
         found = compare_pca(flat[rows], flat[chosen["split"] == "validation"])
@@ -165,28 +167,27 @@ def prepare(experiment: Experiment) -> pd.DataFrame:
     size = experiment.image_size
     ranges = Augmentation.of(experiment)
     drawn = ranges.draw(4, size, np.random.default_rng([experiment.view_seed, 0]))
-    warped = augment(images(chosen, size)[:4, ..., None], ranges.matrices(drawn, size)).numpy()
+    warped = augment(pixels(chosen, size)[:4, ..., None], ranges.matrices(drawn, size)).numpy()
     assert warped.min() >= 0 and warped.max() <= 255
     return chosen
 
 
 def compile_small(experiment: Experiment, chosen: pd.DataFrame, store: bool) -> tuple:
     """Notebook 05 up to the training; without `store` no activations are computed."""
-    classes = sorted(set(chosen["label"]))
-    pixels = images(chosen, experiment.image_size)
-    model = build.build_model(experiment, classes)
+    images = Images(Path("radiographs"), chosen, pixels(chosen, experiment.image_size))
+    model = build.build_model(experiment, images.classes)
     assert len(convolution_names(model)) == BACKBONES[experiment.backbone].convolutions
-    plan = frozen.plan(model, chosen, experiment)
+    plan = frozen.plan(model, images, experiment)
     if plan.train is not None:
         last = plan.train.matrices(plan.train.views - 1, experiment.image_size)
         assert np.isfinite(last).all()
     if store:
-        frozen.extract(plan, pixels, experiment, progress=False)
-    task = training.make_task(model, pixels, chosen, classes, experiment, plan if store else None)
+        frozen.extract(plan, images, experiment, progress=False)
+    task = training.make_task(model, images, experiment, plan if store else None)
     training.compile_task(task, experiment)
     batch, one_hot = next(iter(task.train(0)))
     assert len(one_hot) == min(experiment.batch_size, (chosen["split"] == "train").sum())
-    uniform = np.full(one_hot.shape, 1 / len(classes), np.float32)
+    uniform = np.full(one_hot.shape, 1 / len(images.classes), np.float32)
     assert np.isfinite(task.network.compute_loss(batch, one_hot, uniform))
     return model, task
 

@@ -21,7 +21,7 @@ CUTS = {
 
 
 def assert_the_parts_equal_the_whole(model, size):
-    images = noise(6, 1, 1, size)[0][..., np.newaxis].astype("float32")
+    images = noise(6, 1, 1, size).pixels[..., np.newaxis].astype("float32")
     cut = frozen.split_network(model)
     activations = keras.tree.flatten(cut.prefix([images]))
     assert [tuple(tensor.shape[1:]) for tensor in activations] == cut.shapes
@@ -86,9 +86,9 @@ def test_layers_that_draw_random_numbers_stay_in_the_tail():
 
 
 def test_training_the_tail_trains_the_network_that_is_saved(tmp_path):
-    settings, (pixels, manifest) = frozen_experiment(), noise()
+    settings = frozen_experiment()
     model = network(settings)
-    chosen = stored(settings, (pixels, manifest), model)
+    chosen = stored(settings, noise(), model)
     before = model.get_layer("logits").kernel.numpy()
     labels = np.eye(2)[np.arange(20) % 2]
     tail = chosen.cut.tail

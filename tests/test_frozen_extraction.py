@@ -26,23 +26,23 @@ HALF = 2.0**-11  # float16's relative rounding error
 
 def test_each_view_is_the_prefix_over_the_images_warped_by_its_matrices():
     settings = frozen_experiment(view_seed=4)
-    pixels, manifest = noise()
-    chosen = stored(settings, (pixels, manifest))
+    images = noise()
+    chosen = stored(settings, images)
     views = chosen.train.load()
     augmentation = Augmentation.of(settings)
-    is_training = (manifest["split"] == "train").to_numpy()
+    train, held_out = images.positions("train"), images.positions("validation", "test")
     assert [view.shape for view in views] == [(20, 2 * 2 * 128)] * 3
     assert views[0].dtype == np.float16
     for number, view in enumerate(views):
         drawn = augmentation.draw(20, 32, np.random.default_rng([4, number]))
-        warped = augment(pixels[is_training][..., None], augmentation.matrices(drawn, 32))
+        warped = augment(images.pixels[train][..., None], augmentation.matrices(drawn, 32))
         expected = np.asarray(chosen.cut.prefix([warped])).reshape(20, -1)
         assert expected.max() > 0.1
         np.testing.assert_allclose(view, expected, rtol=2 * HALF, atol=1e-4)
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(views[one].astype("f4") - views[other]).max() > 0.1
     (plain,) = chosen.held_out.load()
-    expected = np.asarray(chosen.cut.prefix([pixels[~is_training][..., None].astype("f4")]))
+    expected = np.asarray(chosen.cut.prefix([images.pixels[held_out][..., None].astype("f4")]))
     np.testing.assert_allclose(plain, expected.reshape(12, -1), rtol=2 * HALF, atol=1e-4)
 
 
@@ -53,13 +53,13 @@ def test_several_activations_lie_side_by_side_and_come_back_in_their_shapes(tmp_
     pools = [keras.layers.Conv2D(2, 1, name=f"to_{n}")(x) for n, x in enumerate((coarse, fine))]
     pools = [keras.layers.GlobalAveragePooling2D()(x) for x in pools]
     model = keras.Model(inputs, keras.layers.Softmax()(keras.layers.Add()(pools)))
-    pixels, manifest = noise()
-    chosen = stored(frozen_experiment(augment=False), (pixels, manifest), model)
+    images = noise()
+    chosen = stored(frozen_experiment(augment=False), images, model)
     assert sorted(chosen.cut.shapes) == [(4, 4, 3), (8, 8, 2)]
     dataset = frozen.make_dataset(chosen.train, np.arange(20), np.eye(20), 8)
     batches, labels = zip(*dataset, strict=True)
     rows = chosen.train.rows
-    expected = chosen.cut.prefix([pixels[rows][..., None].astype("float32")])
+    expected = chosen.cut.prefix([images.pixels[rows][..., None].astype("float32")])
     for index, tensor in enumerate(expected):
         read = np.concatenate([batch[index] for batch in batches])
         np.testing.assert_allclose(read, tensor, rtol=2 * HALF, atol=1e-3)
@@ -74,10 +74,10 @@ def test_no_more_views_are_stored_than_epochs_use():
     ]  # fmt: skip
     assert [path.name for path in chosen.held_out.folder.glob("view-*")] == ["view-0.npy"]
     longer = frozen_experiment(epochs=3)
-    more = frozen.plan(vivid(longer), noise()[1], longer)
+    more = frozen.plan(vivid(longer), noise(), longer)
     assert more.train.folder == chosen.train.folder
     assert not more.train.complete
-    extracted = frozen.extract(more, noise()[0], longer, progress=False)
+    extracted = frozen.extract(more, noise(), longer, progress=False)
     assert (extracted.computed, extracted.stored) == (20, 40 + 12)
 
 
@@ -102,9 +102,9 @@ def extract_slowly(seconds):
 
     extraction.extractor = slow_extractor
     settings = frozen_experiment(views=2)
-    pixels, manifest = noise(**MANY)
-    chosen = frozen.plan(vivid(settings), manifest, settings)
-    print(frozen.extract(chosen, pixels, settings, progress=False).computed, flush=True)
+    images = noise(**MANY)
+    chosen = frozen.plan(vivid(settings), images, settings)
+    print(frozen.extract(chosen, images, settings, progress=False).computed, flush=True)
 
 
 def extract_slowly_in_two_processes(seconds):
@@ -136,8 +136,8 @@ def undisturbed(tmp_path_factory):
 
 def test_a_killed_extraction_goes_on_and_gives_the_same_bytes(folders, undisturbed):
     settings = frozen_experiment(views=2)
-    pixels, manifest = noise(**MANY)
-    chosen = frozen.plan(vivid(settings), manifest, settings)
+    images = noise(**MANY)
+    chosen = frozen.plan(vivid(settings), images, settings)
     partial = chosen.train.partial(1)
     row = chosen.train.width * 2
     process = python(extract_slowly, 0.4)
@@ -151,9 +151,9 @@ def test_a_killed_extraction_goes_on_and_gives_the_same_bytes(folders, undisturb
 
     assert not chosen.train.complete
     assert chosen.train.path(0).is_file()
-    halfway = frozen.plan(vivid(settings), manifest, settings)
+    halfway = frozen.plan(vivid(settings), images, settings)
     assert halfway.train.folder == chosen.train.folder, "one key in all processes"
-    extracted = frozen.extract(halfway, pixels, settings, progress=False)
+    extracted = frozen.extract(halfway, images, settings, progress=False)
     total = 2 * MANY["train"] + 40
     assert extracted.stored >= MANY["train"] + 2 * extraction._BATCH
     assert extracted.stored % extraction._BATCH == MANY["train"] % extraction._BATCH
@@ -164,8 +164,8 @@ def test_a_killed_extraction_goes_on_and_gives_the_same_bytes(folders, undisturb
 
 def test_a_view_torn_at_any_place_is_completed_to_the_same_bytes(folders, undisturbed):
     settings = frozen_experiment(views=2)
-    data = noise(**MANY)
-    chosen = stored(settings, data)
+    images = noise(**MANY)
+    chosen = stored(settings, images)
     whole = chosen.train.path(1).read_bytes()
     header = len(whole) - MANY["train"] * chosen.train.width * 2
     batch = extraction._BATCH * chosen.train.width * 2
@@ -180,23 +180,23 @@ def test_a_view_torn_at_any_place_is_completed_to_the_same_bytes(folders, undist
     ):
         chosen.train.path(1).unlink()
         chosen.train.partial(1).write_bytes(whole[:size])
-        extracted = frozen.extract(chosen, data[0], settings, progress=False)
+        extracted = frozen.extract(chosen, images, settings, progress=False)
         assert extracted.computed == MANY["train"] - kept * extraction._BATCH, size
         assert contents(folders / "cache") == undisturbed, size
 
 
 def test_what_is_stored_already_is_not_computed_again(monkeypatch):
-    settings, data = frozen_experiment(), noise()
-    chosen = stored(settings, data)
+    settings, images = frozen_experiment(), noise()
+    chosen = stored(settings, images)
     monkeypatch.setattr(extraction, "extractor", lambda *_: pytest.fail("computed again"))
-    extracted = frozen.extract(chosen, data[0], settings, progress=False)
+    extracted = frozen.extract(chosen, images, settings, progress=False)
     assert (extracted.computed, extracted.stored) == (0, 3 * 20 + 12)
 
 
 def test_a_plan_that_is_off_stores_nothing(folders):
     settings = frozen_experiment(cache_features="off")
-    chosen = frozen.plan(network(settings), noise()[1], settings)
-    extracted = frozen.extract(chosen, noise()[0], settings, progress=False)
+    chosen = frozen.plan(network(settings), noise(), settings)
+    extracted = frozen.extract(chosen, noise(), settings, progress=False)
     assert extracted.computed == extracted.stored == 0
     assert not list((folders / "cache").rglob("view*"))
 
@@ -212,17 +212,17 @@ def test_two_processes_share_the_work_of_one_set(folders, undisturbed):
 
 
 def test_a_disk_that_fills_up_leaves_no_view_that_looks_whole():
-    settings, data = frozen_experiment(views=1), noise()
-    chosen = frozen.plan(network(settings), data[1], settings)
+    settings, images = frozen_experiment(views=1), noise()
+    chosen = frozen.plan(network(settings), images, settings)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (chosen.train.bytes_needed - 100, limits[1]))
     try:
         with pytest.raises(OSError):
-            frozen.extract(chosen, data[0], settings, progress=False)
+            frozen.extract(chosen, images, settings, progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not chosen.train.complete
-    frozen.extract(chosen, data[0], settings, progress=False)
+    frozen.extract(chosen, images, settings, progress=False)
     assert chosen.train.load()[0].shape == (20, chosen.train.width)
 
 
@@ -231,57 +231,58 @@ def test_a_disk_that_fills_up_leaves_no_view_that_looks_whole():
 
 @pytest.mark.parametrize("factor", [1e6, np.nan])
 def test_an_activation_beyond_float16_is_one_sentence(factor):
-    settings, (pixels, manifest) = frozen_experiment(unfreeze=0), noise()
+    settings, images = frozen_experiment(unfreeze=0), noise()
     model = vivid(settings)
     model.get_layer("conv_pw_13_relu").max_value = None  # MobileNet's activations end at 6
     gamma = model.get_layer("conv_pw_13_bn").gamma
     gamma.assign(gamma * factor)
-    chosen = frozen.plan(model, manifest, settings)
+    chosen = frozen.plan(model, images, settings)
     with pytest.raises(UserError, match=r"larger than float16 can hold \(65504\)") as error:
-        frozen.extract(chosen, pixels, settings, progress=False)
+        frozen.extract(chosen, images, settings, progress=False)
     assert one_sentence(error)
     assert not list(chosen.train.folder.glob("*.npy"))
 
 
 def test_openvino_that_is_not_installed_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    settings, data = frozen_experiment(extractor="openvino"), noise()
-    chosen = frozen.plan(network(settings), data[1], settings)
+    settings, images = frozen_experiment(extractor="openvino"), noise()
+    chosen = frozen.plan(network(settings), images, settings)
     with pytest.raises(UserError, match=r"needs OpenVINO: pip install") as error:
-        frozen.extract(chosen, data[0], settings, progress=False)
+        frozen.extract(chosen, images, settings, progress=False)
     assert "extractor = tensorflow" in str(error.value)
 
 
 def test_openvino_gives_the_activations_of_tensorflow():
     pytest.importorskip("openvino")
-    data = noise(train=70)
+    images = noise(train=70)
     model = vivid(frozen_experiment())
     sets, predictions, words = [], [], []
     for extractor in ("tensorflow", "openvino"):
         settings = frozen_experiment(extractor=extractor)
-        chosen = frozen.plan(model, data[1], settings)
-        words.append(frozen.extract(chosen, data[0], settings, progress=False).computed_by)
+        chosen = frozen.plan(model, images, settings)
+        words.append(frozen.extract(chosen, images, settings, progress=False).computed_by)
         sets.append([*chosen.train.load(), *chosen.held_out.load()])
-        predictions.append(frozen.predict(model, *data, settings)[0])
+        predictions.append(frozen.predict(model, images, settings)[0])
     assert words == ["TensorFlow float32", "OpenVINO f32"]
     for ours, theirs in zip(*sets, strict=True):
         np.testing.assert_allclose(theirs, ours.astype("f4"), rtol=4 * HALF, atol=1e-3)
     assert np.ptp(predictions[0][:, 0]) > 0.01
     np.testing.assert_allclose(*predictions, atol=1e-3)
-    whole = model.predict(data[0][data[1]["split"] != "train"][..., None], verbose=0)
+    held_out = images.pixels[images.positions("validation", "test")]
+    whole = model.predict(held_out[..., None], verbose=0)
     np.testing.assert_allclose(predictions[1], whole, atol=1e-3)
 
 
 def test_openvino_computes_in_bfloat16_where_the_processor_can():
     openvino = pytest.importorskip("openvino")
     has_it = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    data = noise()
+    images = noise()
     settings = frozen_experiment(extractor="openvino", precision="mixed", views=1)
     model = vivid(settings)
-    chosen = frozen.plan(model, data[1], settings)
-    extracted = frozen.extract(chosen, data[0], settings, progress=False)
+    chosen = frozen.plan(model, images, settings)
+    extracted = frozen.extract(chosen, images, settings, progress=False)
     assert extracted.computed_by == ("OpenVINO bf16" if has_it else "OpenVINO f32")
-    plain = stored(frozen_experiment(), data, model)
+    plain = stored(frozen_experiment(), images, model)
     ours, theirs = (s.held_out.load()[0].astype("f4") for s in (plain, chosen))
     error = np.abs(theirs - ours).mean() / ours.mean()
     assert 1e-3 < error < 0.3 if has_it else error < 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -28,15 +29,15 @@ def weights_file(tmp_path):
     return str(path)
 
 
-def folders_of(settings, manifest, model=None):
+def folders_of(settings, images, model=None):
     cut = frozen.split_network(model or network(settings))
-    return [feature_set.folder.name for feature_set in frozen.feature_sets(cut, manifest, settings)]
+    return [feature_set.folder.name for feature_set in frozen.feature_sets(cut, images, settings)]
 
 
 def test_experiments_with_one_frozen_part_share_its_activations(weights_file):
-    _, manifest = noise()
+    images = noise()
     first, *others = (
-        folders_of(frozen_experiment(weights=weights_file, **changes), manifest)
+        folders_of(frozen_experiment(weights=weights_file, **changes), images)
         for changes in (
             {"l1": 1e-5, "dense_units": [16, 8]},  # as exp4
             {"squeeze_excite": False, "l2": 1e-3, **ATTENTION},  # as exp5
@@ -53,13 +54,13 @@ def test_experiments_with_one_frozen_part_share_its_activations(weights_file):
 
 
 def test_whatever_changes_the_activations_changes_their_folder(weights_file):
-    _, manifest = noise()
+    images = noise()
     settings = frozen_experiment(weights=weights_file)
     model = network(settings)
-    base = folders_of(settings, manifest, model)
+    base = folders_of(settings, images, model)
 
     def changed(model, **changes):
-        new = folders_of(settings.model_copy(update=changes), manifest, model)
+        new = folders_of(settings.model_copy(update=changes), images, model)
         return [now != old for now, old in zip(new, base, strict=True)]
 
     for changes in (
@@ -74,8 +75,8 @@ def test_whatever_changes_the_activations_changes_their_folder(weights_file):
     ):  # fmt: skip
         assert changed(model, **changes) == [True, False], changes
     for row, expected in ((0, [False, True]), (5, [True, False])):  # a test, a training image
-        other = manifest.copy()
-        other.loc[row, "sha256"] = "f" * 64
+        other = replace(images, rows=images.rows.copy())
+        other.rows.loc[row, "sha256"] = "f" * 64
         new = folders_of(settings, other, model)
         assert [now != old for now, old in zip(new, base, strict=True)] == expected
     trained, frozen = (model.get_layer(name).kernel for name in ("logits", "conv_pw_3"))
@@ -86,50 +87,50 @@ def test_whatever_changes_the_activations_changes_their_folder(weights_file):
 
 
 def test_images_that_move_between_validation_and_test_change_nothing():
-    _, manifest = noise()
+    images = noise()
     settings = frozen_experiment()
     model = network(settings)
-    base = folders_of(settings, manifest, model)
-    moved = manifest.assign(split=manifest["split"].replace("validation", "test"))
+    base = folders_of(settings, images, model)
+    split = images.rows["split"].replace("validation", "test")
+    moved = replace(images, rows=images.rows.assign(split=split))
     assert folders_of(settings, moved, model) == base
-    moved.loc[0, "split"] = "train"
+    moved.rows.loc[0, "split"] = "train"
     assert folders_of(settings, moved, model) != base
 
 
 def test_without_hashes_the_files_length_and_time_stand_for_their_content(tmp_path):
-    settings = frozen_experiment(data_dir=str(tmp_path / "radiographs"))
-    _, manifest = noise()
-    manifest["sha256"] = np.nan
-    (tmp_path / "radiographs").mkdir()
-    for name in manifest["path"]:
-        (tmp_path / "radiographs" / name).write_bytes(b"1")
+    settings = frozen_experiment()
+    images = replace(noise(), root=tmp_path)
+    images.rows["sha256"] = np.nan
+    for name in images.rows["path"]:
+        (tmp_path / name).write_bytes(b"1")
     model = network(settings)
-    base = folders_of(settings, manifest, model)
-    assert folders_of(settings, manifest, model) == base
-    (tmp_path / "radiographs" / "0.png").write_bytes(b"22")
-    assert folders_of(settings, manifest, model) != base
+    base = folders_of(settings, images, model)
+    assert folders_of(settings, images, model) == base
+    (tmp_path / "0.png").write_bytes(b"22")
+    assert folders_of(settings, images, model) != base
 
 
 def test_without_augmentation_the_view_seed_does_not_matter():
-    _, manifest = noise()
+    images = noise()
     model = network(frozen_experiment())
     first, second = (
-        folders_of(frozen_experiment(augment=False, view_seed=seed), manifest, model)
+        folders_of(frozen_experiment(augment=False, view_seed=seed), images, model)
         for seed in (0, 1)
     )
     assert first == second
 
 
 def test_a_model_that_was_saved_finds_what_it_was_trained_on(tmp_path):
-    settings, data = frozen_experiment(), noise()
+    settings, images = frozen_experiment(), noise()
     model = network(settings)
-    chosen = stored(settings, data, model)
+    chosen = stored(settings, images, model)
     model.save(tmp_path / "model.keras")
     loaded = build.load_model(tmp_path / "model.keras")
-    assert folders_of(settings, data[1], loaded) == [
+    assert folders_of(settings, images, loaded) == [
         chosen.train.folder.name, chosen.held_out.folder.name
     ]  # fmt: skip
-    assert "from their stored activations" in frozen.predict(loaded, *data, settings)[1]
+    assert "from their stored activations" in frozen.predict(loaded, images, settings)[1]
 
 
 # --- the plan -------------------------------------------------------------------------------------
@@ -141,11 +142,11 @@ def free(monkeypatch, count):
 
 
 def test_auto_is_off_where_nothing_is_frozen():
-    _, manifest = noise()
+    images = noise()
     model = network(frozen_experiment(unfreeze="all", cache_features="off"))
     for choice in ("auto", "off"):
         chosen = frozen.plan(
-            model, manifest, frozen_experiment(unfreeze="all", cache_features=choice)
+            model, images, frozen_experiment(unfreeze="all", cache_features=choice)
         )
         assert not chosen.on
         assert chosen.cut is chosen.train is chosen.held_out is None
@@ -153,53 +154,53 @@ def test_auto_is_off_where_nothing_is_frozen():
 
 
 def test_auto_is_off_where_little_is_frozen_and_on_is_obeyed():
-    _, manifest = noise()
+    images = noise()
     settings = frozen_experiment(unfreeze=9)
     model = network(settings)
     share = frozen.split_network(model).frozen_share
     assert share < 0.5
-    auto = frozen.plan(model, manifest, frozen_experiment(unfreeze=9, cache_features="auto"))
+    auto = frozen.plan(model, images, frozen_experiment(unfreeze=9, cache_features="auto"))
     assert not auto.on
     assert f"off, because only {share:.1%} of the multiply-adds lie before" in auto.sentence
-    assert frozen.plan(model, manifest, settings).on
+    assert frozen.plan(model, images, settings).on
 
 
 def test_auto_is_on_where_most_is_frozen_and_off_is_obeyed():
-    _, manifest = noise()
+    images = noise()
     model = network(frozen_experiment())
-    auto = frozen.plan(model, manifest, frozen_experiment(cache_features="auto"))
+    auto = frozen.plan(model, images, frozen_experiment(cache_features="auto"))
     assert auto.on
     assert "`cache_features: auto`: on, because 6" in auto.sentence
     assert "lie before `conv_pw_9`" in auto.sentence
-    off = frozen.plan(model, manifest, frozen_experiment(cache_features="off"))
+    off = frozen.plan(model, images, frozen_experiment(cache_features="off"))
     assert not off.on
     assert "off, although 6" in off.sentence
 
 
 def test_the_disk_decides_by_what_is_still_to_be_written(monkeypatch):
-    data = noise(train=2 * extraction._BATCH)
+    images = noise(train=2 * extraction._BATCH)
     auto, on = frozen_experiment(cache_features="auto"), frozen_experiment()
     model = network(on)
-    chosen = frozen.plan(model, data[1], on)
+    chosen = frozen.plan(model, images, on)
     needed = chosen.train.bytes_needed + chosen.held_out.bytes_needed
     monkeypatch.setattr(store, "_size", lambda count: f"{count} B")
 
     free(monkeypatch, needed)
-    roomy = frozen.plan(model, data[1], on)
+    roomy = frozen.plan(model, images, on)
     assert roomy.on
     assert f": {needed} B, of which {needed} B are still to be made" in roomy.sentence
-    narrow = frozen.plan(model, data[1], auto)
+    narrow = frozen.plan(model, images, auto)
     assert not narrow.on
     assert "off, because of the disk: 3 version(s) of 128 training images" in narrow.sentence
     assert f"and {needed} B are free" in narrow.sentence
     free(monkeypatch, needed - 1)
     with pytest.raises(UserError, match=f"need {needed} B more and .* has {needed - 1} B") as error:
-        frozen.plan(model, data[1], on)
+        frozen.plan(model, images, on)
     assert one_sentence(error)
 
     free(monkeypatch, int(needed / 0.9) + 1)
-    assert frozen.plan(model, data[1], auto).on
-    frozen.extract(chosen, data[0], on, progress=False)
+    assert frozen.plan(model, images, auto).on
+    frozen.extract(chosen, images, on, progress=False)
     view = chosen.train.path(2)
     view.rename(chosen.train.partial(2))
     row = chosen.train.width * 2
@@ -207,13 +208,13 @@ def test_the_disk_decides_by_what_is_still_to_be_written(monkeypatch):
         chosen.train.partial(2), view.parent.joinpath("view-0.npy").stat().st_size - 30 * row
     )
     free(monkeypatch, 40 * row)
-    almost = frozen.plan(model, data[1], auto)
+    almost = frozen.plan(model, images, auto)
     assert almost.on
     headers = 128 * (3 + 1)
     missing = int(almost.sentence.split("of which ")[1].split()[0])
     assert 0 <= 30 * row - missing <= headers
     free(monkeypatch, 20 * row)
-    assert not frozen.plan(model, data[1], auto).on
+    assert not frozen.plan(model, images, auto).on
 
 
 def test_the_size_that_is_named_is_the_size_that_is_written():

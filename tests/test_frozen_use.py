@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,20 +99,18 @@ def test_reading_marks_a_set_as_used(numbered):
 
 
 def test_predictions_say_whether_they_come_from_stored_activations():
-    data = noise()
-    pixels, manifest = data
-    settings = frozen_experiment()
+    settings, images = frozen_experiment(), noise()
     model = vivid(settings)
-    held_out = (manifest["split"] != "train").to_numpy()
-    expected = model.predict(pixels[held_out][..., None], verbose=0)
+    held_out = images.pixels[images.positions("validation", "test")]
+    expected = model.predict(held_out[..., None], verbose=0)
     assert np.ptp(expected[:, 0]) > 0.01
 
-    probabilities, sentence = frozen.predict(model, *data, settings)
+    probabilities, sentence = frozen.predict(model, images, settings)
     assert sentence == "12 images through the whole network."
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
 
-    chosen = stored(settings, data, model)
-    probabilities, sentence = frozen.predict(model, *data, settings)
+    chosen = stored(settings, images, model)
+    probabilities, sentence = frozen.predict(model, images, settings)
     assert sentence.startswith("12 images from their stored activations (tensorflow, float32).")
     np.testing.assert_allclose(probabilities, expected, atol=2e-3)
     (view,) = chosen.held_out.load()
@@ -120,19 +119,19 @@ def test_predictions_say_whether_they_come_from_stored_activations():
         probabilities, chosen.cut.tail.predict(activations, verbose=0), atol=1e-6
     )
     whole = "12 images through the whole network."
-    assert frozen.predict(model, *data, frozen_experiment(cache_features="off"))[1] == whole
-    others = manifest.assign(sha256=manifest["sha256"] + "0")
-    assert frozen.predict(model, pixels, others, settings)[1] == whole
+    assert frozen.predict(model, images, frozen_experiment(cache_features="off"))[1] == whole
+    others = replace(images, rows=images.rows.assign(sha256=images.rows["sha256"] + "0"))
+    assert frozen.predict(model, others, settings)[1] == whole
 
 
 def test_the_largest_difference_is_that_of_any_probability():
-    settings, data = frozen_experiment(), noise()
+    settings, images = frozen_experiment(), noise()
     model = vivid(settings)
-    chosen = stored(settings, data, model)
+    chosen = stored(settings, images, model)
     held_out = chosen.held_out
 
-    def difference(images):
-        return frozen.largest_difference(held_out, chosen.cut, model, data[0], images)
+    def difference(count):
+        return frozen.largest_difference(held_out, chosen.cut, model, images, count)
 
     assert 0 < difference(12) < 2e-3
     view = np.load(held_out.path(0), mmap_mode="r+")
@@ -140,16 +139,16 @@ def test_the_largest_difference_is_that_of_any_probability():
     view.flush()
     zero = chosen.cut.tail.predict(np.zeros((1, *held_out.shapes[0])), verbose=0)
     row = held_out.rows[7]
-    whole = model.predict(data[0][row][None, ..., None], verbose=0)
+    whole = model.predict(images.pixels[row][None, ..., None], verbose=0)
     assert difference(12) == pytest.approx(np.abs(zero - whole).max(), abs=1e-5)
     assert difference(7) < 2e-3, "only the first images are compared"
 
 
 def test_predictions_do_not_make_the_difference_smaller_than_it_is(monkeypatch):
-    settings, data = frozen_experiment(), noise()
+    settings, images = frozen_experiment(), noise()
     model = vivid(settings)
-    stored(settings, data, model)
+    stored(settings, images, model)
     monkeypatch.setattr(use, "largest_difference", lambda *_: 0.1466)
-    sentence = frozen.predict(model, *data, settings)[1]
+    sentence = frozen.predict(model, images, settings)[1]
     assert "12 of them" in sentence
     assert 0.146 < float(sentence.rstrip(".").split()[-1]) < 0.21

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
+from mura_utils.data.dataset import Images
 from mura_utils.experiments import validate_parameters
 from mura_utils.network.probing import linear_probe, pooled_features, probe_images
 
@@ -42,20 +45,22 @@ def test_too_few_patients_give_no_number():
 
 def test_training_images_are_drawn_at_random_and_no_others():
     rows = manifest()
-    drawn = probe_images(rows, 50)
+    images = Images(Path(), rows, np.zeros((len(rows), 1, 1), np.uint8))
+    drawn = probe_images(images, 50)
     assert len(drawn) == len(set(drawn)) == 50 and (np.diff(drawn) > 0).all()
     assert set(rows["split"].iloc[drawn]) == {"train"}
-    assert not np.array_equal(drawn, probe_images(rows, 50, seed=1))
-    assert len(probe_images(rows, 1000)) == (rows["split"] == "train").sum()
+    assert not np.array_equal(drawn, probe_images(images, 50, seed=1))
+    assert len(probe_images(images, 1000)) == (rows["split"] == "train").sum()
 
 
 def test_pooled_features_are_those_of_the_rows_and_of_the_weights():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64), np.uint8)
+    images = Images(Path(), pd.DataFrame(index=range(5)), pixels)
     experiment = validate_parameters(SMALL, "test")
-    every = pooled_features(experiment, pixels, np.arange(5))
+    every = pooled_features(experiment, images, np.arange(5))
     assert every.shape == (5, 256) and np.ptp(every, axis=0).max() > 0
     np.testing.assert_allclose(
-        pooled_features(experiment, pixels, np.array([3, 1])), every[[3, 1]], rtol=1e-3
+        pooled_features(experiment, images, np.array([3, 1])), every[[3, 1]], rtol=1e-3
     )
-    other = pooled_features(experiment.model_copy(update={"seed": 1}), pixels, np.arange(5))
+    other = pooled_features(experiment.model_copy(update={"seed": 1}), images, np.arange(5))
     assert not np.allclose(every, other, rtol=0.1, atol=0)

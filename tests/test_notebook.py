@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from mura_utils import notebook as nb
 from mura_utils.errors import UserError
-from mura_utils.experiments import read_parameters
+from mura_utils.experiments import Experiment, read_parameters
 from mura_utils.paths import runs_dir
 from mura_utils.runs.record import completed
 from mura_utils.runs.stages import NOTEBOOKS
@@ -87,6 +88,27 @@ def test_a_later_notebook_takes_the_values_of_the_run():
     nb.open_run("01_data_understanding", [OWN]).complete()
     run = nb.open_run("02_data_preprocessing", ['# Parameters: x\nname = "mine"'])
     assert run.experiment.source == "mura"
+
+
+def test_the_images_of_a_run_have_their_split_and_the_size_of_the_run_or_another(tmp_path):
+    folder, data = tmp_path / "runs" / "mine", tmp_path / "data" / "hands"
+    for each in (folder, data):
+        each.mkdir(parents=True)
+    gradient = Image.linear_gradient("L")
+    gradient.point(lambda grey: grey // 3).save(data / "a.png")
+    gradient.save(data / "b.png")
+    (folder / "manifest.csv").write_text("path,sha256,patient\na.png,,007\nb.png,,008\n")
+    (folder / "splits.csv").write_text("path,split\nb.png,test\na.png,train\n")
+    experiment = Experiment(name="mine", data_dir="hands", image_size=36)
+    run = nb.Run(experiment, folder, "04_data_transformation")
+    images = run.images()
+    assert images.root == data
+    assert images.rows[["path", "patient", "split"]].to_numpy().tolist() == [
+        ["a.png", "007", "train"], ["b.png", "008", "test"]
+    ]  # fmt: skip
+    assert images.pixels.shape == (2, 36, 36)
+    assert images.pixels[0].mean() < 50 < 120 < images.pixels[1].mean()
+    assert run.images(24).size == 24
 
 
 def test_tables_keep_text_as_text(tmp_path):

@@ -37,15 +37,15 @@ from mura_utils.training import fitting, resume
 @pytest.mark.parametrize("cache", ["off", "on"])
 def test_the_saved_model_is_the_best_epochs(tmp_path, cache):
     settings = experiment(cache_features=cache, learning_rate=0.1, dropout=[0.0], epochs=5)
-    pixels, manifest = squares(swapped=True)
-    done = train(tmp_path, settings, (pixels, manifest))
+    images = squares(swapped=True)
+    done = train(tmp_path, settings, images)
     best = done.history.set_index("epoch").loc[done.result.best_epoch]
     assert best["val_loss"] == done.history["val_loss"].min()
     assert done.result.best_epoch < 5, "so that the last weights are not the best ones"
-    rows = (manifest["split"] == "validation").to_numpy()
-    one_hot = manifest["label"].to_numpy()[rows, None] == np.array(CLASSES)
+    rows = images.positions("validation")
+    one_hot = images.rows["label"].to_numpy()[rows, None] == np.array(CLASSES)
     for model in (load_model(done.path), done.model):
-        probabilities = model.predict(pixels[rows][..., None], verbose=0)
+        probabilities = model.predict(images.pixels[rows][..., None], verbose=0)
         loss = -np.log(probabilities[one_hot]).mean()
         regularized = loss + settings.l2 * np.square(model.get_layer("logits").kernel).sum()
         assert regularized == pytest.approx(best["val_loss"], rel=2e-3)
@@ -73,12 +73,12 @@ def test_stored_activations_give_the_history_of_the_whole_network(tmp_path, monk
         )
         for cache in ("off", "on")
     ]  # fmt: skip
-    pixels, manifest = data = squares(64)
-    whole, stored = (train(tmp_path, each, data, build_model(each, CLASSES)) for each in settings)
+    images = squares(64)
+    whole, stored = (train(tmp_path, each, images, build_model(each, CLASSES)) for each in settings)
     for name in ("loss", "val_loss"):
         np.testing.assert_allclose(stored.history[name], whole.history[name], rtol=0.01)
     assert whole.history["loss"].iloc[-1] < 0.98 * whole.history["loss"].iloc[0]
-    held_out = pixels[(manifest["split"] == "test").to_numpy()][..., None]
+    held_out = images.pixels[images.positions("test")][..., None]
     probabilities = [np.asarray(each.model(held_out)) for each in (whole, stored)]
     assert np.ptp(probabilities[0][:, 0]) > 0.1, "something was learnt"
     np.testing.assert_allclose(*probabilities, atol=0.01)

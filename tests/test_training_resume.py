@@ -199,7 +199,7 @@ def test_a_training_can_be_interrupted_again_and_again(tmp_path, undisturbed):
 
 def test_batches_that_fail_interrupt_a_training_that_goes_on(tmp_path, undisturbed, monkeypatch):
     run = "on the fly, plateau"
-    settings, data = experiment(**RUNS[run]), squares(swapped=True)
+    settings, images = experiment(**RUNS[run]), squares(swapped=True)
     served = []
 
     def fail_at_the_13th(images, labels):
@@ -213,7 +213,7 @@ def test_batches_that_fail_interrupt_a_training_that_goes_on(tmp_path, undisturb
         shaped = tf.ensure_shape(images + zero, images.shape)
         return shaped, labels
 
-    model, task = prepare(settings, data)
+    model, task = prepare(settings, images)
     failing = replace(task, train=lambda *first: task.train(*first).map(fail_at_the_13th))
     path = tmp_path / "model.keras"
     with pytest.raises(tf.errors.UnknownError, match="InterruptedHere"):
@@ -333,22 +333,23 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, checkpoint):
 def test_a_checkpoint_belongs_to_its_parameters_and_data(
     tmp_path, checkpoint, change, goes_on, monkeypatch
 ):
-    pixels, manifest = squares()
+    images = squares()
+    rows = images.rows
     settings = experiment(epochs=3)
     if change == "what later notebooks use":
         settings = experiment(epochs=3, name="another", threshold=0.3, bootstrap=200)
     elif change == "stored activations":
         settings = experiment(epochs=3, cache_features="on")
     elif change == "labels":
-        manifest.loc[[0, 1], "label"] = manifest.loc[[1, 0], "label"].to_numpy()
+        rows.loc[[0, 1], "label"] = rows.loc[[1, 0], "label"].to_numpy()
     elif change == "split":
-        manifest.loc[36, "split"] = "train"
+        rows.loc[36, "split"] = "train"
     elif change == "contents":
-        manifest.loc[0, "sha256"] = "f" * 64
+        rows.loc[0, "sha256"] = "f" * 64
     elif change == "order":
-        manifest = manifest.iloc[::-1].reset_index(drop=True)
+        images = replace(images, rows=rows.iloc[::-1].reset_index(drop=True))
     shutil.copytree(checkpoint, tmp_path / ".checkpoint")
-    model, task = prepare(settings, (pixels, manifest))
+    model, task = prepare(settings, images)
     given = []
     monkeypatch.setattr(
         keras.Model, "fit", lambda *_, initial_epoch, **__: given.append(initial_epoch) or crash()

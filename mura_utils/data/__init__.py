@@ -1,1 +1,1 @@
-"""The data: sources, images, manifest, splits, the pixel cache, PCA."""
+"""The data: sources, images, manifest, splits, the pixel cache, the images of a run, PCA."""

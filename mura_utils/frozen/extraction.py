@@ -14,6 +14,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from mura_utils import paths
+from mura_utils.data.dataset import Images
 from mura_utils.devices import uses_xla
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
@@ -59,7 +60,7 @@ class Extraction:
 
 @to_the_terminal()
 def extract(
-    chosen: Plan, pixels: np.ndarray, experiment: Experiment, progress: bool = True
+    chosen: Plan, images: Images, experiment: Experiment, progress: bool = True
 ) -> Extraction:
     """Compute and store what is missing of a plan's sets.
 
@@ -69,7 +70,7 @@ def extract(
 
     Args:
         chosen: as returned by `plan`; where it is off, nothing is done.
-        pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
+        images: those that the plan was made for.
         experiment: extractor, precision and deterministic are used.
         progress: show a bar that counts images.
 
@@ -91,7 +92,7 @@ def extract(
             paths.write_json(features.folder / "about.json", features.about)
             with waiting(features.folder / ".lock", "computes the same activations"):
                 for variant in range(features.views):
-                    computed += _store_variant(features, variant, pixels, run, bar)
+                    computed += _store_variant(features, variant, images.pixels, run, bar)
     return Extraction(computed, total - computed, time.perf_counter() - began, computed_by)
 
 

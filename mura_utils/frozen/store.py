@@ -10,10 +10,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 
 from mura_utils import paths
 from mura_utils.cache import map_array
+from mura_utils.data.dataset import Images
 from mura_utils.data.pixels import CACHE_VERSION, content_keys
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, data_root
@@ -31,7 +31,7 @@ class FeatureSet:
 
     Attributes:
         folder: ``cache/features-<digest>/``.
-        rows: (n,) positions of the images in the manifest.
+        rows: (n,) positions of the images among those of the run.
         shapes: of one image's activations.
         augmentation: None for one variant, the images as they are.
         views: variants that this run needs, as the parameter of that name.
@@ -108,7 +108,7 @@ class Plan:
     held_out: FeatureSet | None = None
 
 
-def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> Plan:
+def plan(model: keras.Model, images: Images, experiment: Experiment) -> Plan:
     """Choose whether to store activations, by `cache_features`.
 
     ``auto`` stores them where at least half of the multiply-adds are frozen and the disk has room.
@@ -116,8 +116,8 @@ def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> 
 
     Args:
         model: as returned by `build.build_model`, with the experiment's weights.
-        manifest: one row an image, with path, sha256 and split, in the order of the pixel cache.
-        experiment: the data folder and the parameters from cache_features to precision are used.
+        images: their path, sha256 and split are used.
+        experiment: the parameters from cache_features to precision are used.
 
     Raises:
         UserError: ``on`` where the disk is too small.
@@ -127,7 +127,7 @@ def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> 
     cut = split_network(model)
     if cut is None:
         return Plan(False, f"{label}: off, because nothing is frozen.")
-    train, held_out = feature_sets(cut, manifest, experiment)
+    train, held_out = feature_sets(cut, images, experiment)
     needed = train.bytes_needed + held_out.bytes_needed
     missing = max(0, needed - train.bytes_stored - held_out.bytes_stored)
     folder = paths.cache_dir()
@@ -164,14 +164,11 @@ def plan(model: keras.Model, manifest: pd.DataFrame, experiment: Experiment) -> 
     return decided(True, f", because {share}. {size}.")
 
 
-def feature_sets(
-    cut: Cut, manifest: pd.DataFrame, experiment: Experiment
-) -> tuple[FeatureSet, FeatureSet]:
+def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[FeatureSet, FeatureSet]:
     """The sets that an experiment trains on and is judged by; nothing is computed."""
     network = _fingerprint(cut.prefix)
-    keys = content_keys(data_root(experiment), manifest)
+    keys = content_keys(images.root, images.rows)
     augmentation = Augmentation.of(experiment) if experiment.augment else None
-    is_training = manifest["split"].to_numpy() == "train"
 
     def feature_set(rows: np.ndarray, augmentation: Augmentation | None) -> FeatureSet:
         # Without augmentation the seed has no influence; it must not keep runs from sharing it.
@@ -198,8 +195,8 @@ def feature_sets(
         )
 
     return (
-        feature_set(np.flatnonzero(is_training), augmentation),
-        feature_set(np.flatnonzero(~is_training), None),
+        feature_set(images.positions("train"), augmentation),
+        feature_set(images.positions("validation", "test"), None),
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 
+from mura_utils.data.dataset import Images
 from mura_utils.experiments import Experiment
 from mura_utils.frozen.cut import Cut, _widths, split_network
 from mura_utils.frozen.store import FeatureSet, feature_sets
@@ -77,25 +77,22 @@ def make_dataset(
 
 
 @to_the_terminal()
-def predict(
-    model: keras.Model, pixels: np.ndarray, manifest: pd.DataFrame, experiment: Experiment
-) -> tuple[np.ndarray, str]:
+def predict(model: keras.Model, images: Images, experiment: Experiment) -> tuple[np.ndarray, str]:
     """Probabilities of the images that are not trained on, from stored activations if there are.
 
     Args:
         model: a trained network, whole.
-        pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
-        manifest: N rows, with path, sha256 and split.
+        images: their path, sha256 and split are used besides the pixels.
         experiment: of the run that trained the model.
 
     Returns:
-        (n, K) probabilities of the rows whose split is not ``train``, in the manifest's order, and
-        a sentence on how they were computed.
+        (n, K) probabilities of the images of validation and test, in their order, and a sentence on
+        how they were computed.
     """
-    held_out = np.flatnonzero(manifest["split"] != "train")
+    held_out = images.positions("validation", "test")
     cut = split_network(model) if experiment.cache_features != "off" else None
     if cut is not None:
-        _, features = feature_sets(cut, manifest, experiment)
+        _, features = feature_sets(cut, images, experiment)
         if features.complete:
             labels = np.zeros((len(held_out), 1))
             batches = make_dataset(
@@ -103,27 +100,27 @@ def predict(
             )
             probabilities = cut.tail.predict(batches, verbose=0)
             compared = min(_COMPARED, len(held_out))
-            difference = largest_difference(features, cut, model, pixels, compared)
+            difference = largest_difference(features, cut, model, images, compared)
             return probabilities, (
                 f"{len(held_out):,} images from their stored activations "
                 f"({features.about['computed_by']}). Over {compared} of them run through the whole "
                 f"network as well, the largest difference of a probability is {difference:.2g}."
             )
-    images = pixels[held_out][..., np.newaxis]
-    probabilities = model.predict(images, experiment.batch_size, verbose=0)
+    radiographs = images.pixels[held_out][..., np.newaxis]
+    probabilities = model.predict(radiographs, experiment.batch_size, verbose=0)
     return probabilities, f"{len(held_out):,} images through the whole network."
 
 
 def largest_difference(
-    features: FeatureSet, cut: Cut, model: keras.Model, pixels: np.ndarray, images: int
+    features: FeatureSet, cut: Cut, model: keras.Model, images: Images, count: int
 ) -> float:
     """How far stored activations lead away: the largest difference of any probability.
 
     Compares the whole network in TensorFlow with the tail on what is stored, over a set's first
-    `images` images; its first variant must be plain.
+    `count` images; its first variant must be plain.
     """
-    positions = np.arange(images)
+    positions = np.arange(count)
     labels = np.zeros((len(features.rows), 1))
-    stored = cut.tail.predict(make_dataset(features, positions, labels, images), verbose=0)
-    whole = model.predict(pixels[features.rows[positions]][..., np.newaxis], verbose=0)
+    stored = cut.tail.predict(make_dataset(features, positions, labels, count), verbose=0)
+    whole = model.predict(images.pixels[features.rows[positions]][..., np.newaxis], verbose=0)
     return float(np.abs(stored - whole).max())

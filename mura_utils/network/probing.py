@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from mura_utils.data.dataset import Images
 from mura_utils.evaluation.metrics import evaluate_abnormality
 from mura_utils.generators import make_dataset
 from mura_utils.labels import ABNORMAL
@@ -20,32 +21,33 @@ from mura_utils.terminal import to_the_terminal
 _FOLDS = 4
 
 
-def probe_images(manifest: pd.DataFrame, count: int, seed: int = 0) -> np.ndarray:
+def probe_images(images: Images, count: int, seed: int = 0) -> np.ndarray:
     """Positions of at most `count` training images, drawn at random, in order.
 
     Example:
-        >>> images = pd.DataFrame({"split": ["train", "test", "train", "train"]})
+        >>> from pathlib import Path
+        >>> rows = pd.DataFrame({"split": ["train", "test", "train", "train"]})
+        >>> images = Images(Path("MURA-v1.1"), rows, np.zeros((4, 32, 32), np.uint8))
         >>> probe_images(images, count=3).tolist()
         [0, 2, 3]
     """
-    training = np.flatnonzero(manifest["split"] == "train")
-    drawn = np.random.default_rng(seed).permutation(training)[:count]
+    drawn = np.random.default_rng(seed).permutation(images.positions("train"))[:count]
     return np.sort(drawn)
 
 
 @to_the_terminal()
-def pooled_features(network: Network, pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def pooled_features(network: Network, images: Images, rows: np.ndarray) -> np.ndarray:
     """The backbone's last feature map, averaged over its positions: (len(rows), C) float32.
 
     Args:
         network: its backbone, weights and scaling are used.
-        pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
-        rows: which of them.
+        images: their pixels are used.
+        rows: positions of some of them.
     """
     keras.utils.set_random_seed(network.seed)
-    radiograph, backbone = build_backbone(network, size=pixels.shape[1])
+    radiograph, backbone = build_backbone(network, size=images.size)
     pooled = keras.layers.GlobalAveragePooling2D()(backbone.output)
-    batches = make_dataset(pixels, rows, np.zeros((len(pixels), 1), np.float32), 32)
+    batches = make_dataset(images.pixels, rows, np.zeros((len(images), 1), np.float32), 32)
     return keras.Model(radiograph, pooled).predict(batches, verbose=0)
 
 

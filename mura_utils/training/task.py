@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import keras
@@ -12,6 +12,7 @@ import pandas as pd
 import tensorflow as tf
 
 from mura_utils import devices, frozen, report
+from mura_utils.data.dataset import Images
 from mura_utils.experiments import Experiment
 from mura_utils.generators import Augmentation, make_dataset
 from mura_utils.network.cpu_kernels import use_cpu_adam, use_cpu_kernels
@@ -42,28 +43,24 @@ class Task:
 
 def make_task(
     model: keras.Model,
-    pixels: np.ndarray,
-    manifest: pd.DataFrame,
-    classes: Sequence[str],
+    images: Images,
     experiment: Experiment,
     stored: frozen.Plan | None = None,
 ) -> Task:
     """Batches to train on, shuffled and augmented as the experiment says, and to validate on.
 
     Args:
-        model: as returned by `build.build_model`.
-        pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
-        manifest: N rows in the same order, with path, label and split.
-        classes: K labels in the order of the model's outputs.
+        model: as returned by `build.build_model`, one output for each of the images' classes.
+        images: what is trained on and validated with.
         experiment: batch_size, augmentation, class_weights and seed are used.
         stored: where it is `on`, the tail is trained on its activations, see `frozen.extract`.
     """
-    one_hot = manifest["label"].to_numpy()[:, None] == np.asarray(classes)
-    rows = {split: np.flatnonzero(manifest["split"] == split) for split in ("train", "validation")}
+    one_hot = images.one_hot
+    training_rows, validation_rows = images.positions("train"), images.positions("validation")
     common = {
-        "class_weights": _balanced(one_hot[rows["train"]]) if experiment.class_weights else None,
-        "steps": -(-len(rows["train"]) // experiment.batch_size),
-        "fingerprint": hashlib.sha256(manifest.to_csv(index=False).encode()).hexdigest(),
+        "class_weights": _balanced(one_hot[training_rows]) if experiment.class_weights else None,
+        "steps": -(-len(training_rows) // experiment.batch_size),
+        "fingerprint": hashlib.sha256(images.rows.to_csv(index=False).encode()).hexdigest(),
     }
     options = {"batch_size": experiment.batch_size, "seed": experiment.seed}
     if stored is not None and stored.on:
@@ -79,7 +76,7 @@ def make_task(
                 **options,
             )
 
-        positions = np.flatnonzero(np.isin(held_out.rows, rows["validation"]))
+        positions = np.flatnonzero(np.isin(held_out.rows, validation_rows))
         validation = frozen.make_dataset(held_out, positions, one_hot[held_out.rows], **options)
         return Task(stored.cut.tail, stored_batches, validation, **common)
 
@@ -87,8 +84,8 @@ def make_task(
 
     def batches(first_epoch: int | Iterator[int]) -> tf.data.Dataset:
         return make_dataset(
-            pixels,
-            rows["train"],
+            images.pixels,
+            training_rows,
             one_hot,
             augmentation=augmentation,
             shuffle=True,
@@ -96,14 +93,13 @@ def make_task(
             **options,
         )
 
-    return Task(
-        model, batches, make_dataset(pixels, rows["validation"], one_hot, **options), **common
-    )
+    validation = make_dataset(images.pixels, validation_rows, one_hot, **options)
+    return Task(model, batches, validation, **common)
 
 
 def _balanced(one_hot: np.ndarray) -> dict[int, float]:
     """Weights inverse to the classes' frequencies; their mean over the images is 1."""
-    counts = one_hot.sum(axis=0)
+    counts = np.count_nonzero(one_hot, axis=0)
     present = counts > 0
     weights = np.ones(len(counts))
     weights[present] = len(one_hot) / (present.sum() * counts[present])
