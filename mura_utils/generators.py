@@ -15,6 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from mura_utils import sections
+from mura_utils.data.dataset import Masks
+
+STILL = np.array([[1, 0, 0, 0, 1, 0, 0, 0]], np.float32)
+"""A transform that changes nothing."""
 
 _PARALLEL_BATCHES = 4  # made ahead of training, at the same time where there are cores
 
@@ -32,6 +36,7 @@ class Augmentation:
         shear_range: degrees (not radians, and not a share) to either side, as Keras reads it.
         zoom_range: zoom factors are drawn from [1 - zoom_range, 1 + zoom_range], per axis.
         horizontal_flip: mirror left-right half of the images.
+        grey_range: gamma, contrast and brightness change by up to this share.
     """
 
     rotation_range: float
@@ -40,6 +45,7 @@ class Augmentation:
     shear_range: float
     zoom_range: float
     horizontal_flip: bool
+    grey_range: float = 0.0
 
     @classmethod
     def of(cls, ranges: sections.Augmentation) -> Augmentation:
@@ -79,6 +85,19 @@ class Augmentation:
             "flip_horizontal": (rng.random(count) < 0.5) & self.horizontal_flip,
         }
 
+    def transforms(self, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw what `augment` takes for `count` images of `size` x `size` pixels.
+
+        Returns:
+            (count, 8) float32 matrices; with a `grey_range` (count, 11), gamma, contrast and
+            brightness after them.
+        """
+        matrices = self.matrices(self.draw(count, size, rng), size)
+        if not self.grey_range:
+            return matrices
+        drawn = rng.uniform(-self.grey_range, self.grey_range, (count, 3)).astype(np.float32)
+        return np.hstack([matrices, drawn])
+
     @staticmethod
     def matrices(parameters: dict[str, np.ndarray], size: int) -> np.ndarray:
         """Compose the parameters of each image into one matrix from output to input pixels.
@@ -116,12 +135,13 @@ class Augmentation:
         return np.stack([xx, xy, x0, yx, yy, y0, zero, zero], axis=1).astype(np.float32)
 
 
-def augment(images: np.ndarray | tf.Tensor, matrices: np.ndarray | tf.Tensor) -> tf.Tensor:
+def augment(images: np.ndarray | tf.Tensor, transforms: np.ndarray | tf.Tensor) -> tf.Tensor:
     """Warp a batch with one bilinear op; what lies outside repeats the nearest edge pixel.
 
     Args:
         images: (N, H, W, C) uint8 or float32, 0 to 255.
-        matrices: (N, 8) float32 from `Augmentation.matrices`, or (1, 8) for the whole batch.
+        transforms: (N, 8) or (N, 11) float32, as returned by `Augmentation.transforms`; or one row
+            for the whole batch.
 
     Returns:
         (N, H, W, C) float32, 0 to 255.
@@ -132,14 +152,53 @@ def augment(images: np.ndarray | tf.Tensor, matrices: np.ndarray | tf.Tensor) ->
         >>> augment(images, mirror)[0, ..., 0].numpy().tolist()
         [[1.0, 0.0], [3.0, 2.0]]
     """
-    images = tf.cast(images, tf.float32)
+    warped = _warp(tf.cast(images, tf.float32), transforms[:, :8], fill_mode="NEAREST")
+    if transforms.shape[1] == 8:
+        return warped
+    gamma, contrast, brightness = (transforms[:, 8 + k, None, None, None] for k in range(3))
+    grey = (warped / 255) ** tf.exp(gamma)
+    grey = (grey - 0.5) * (1 + contrast) + 0.5 + brightness / 2
+    return 255 * tf.clip_by_value(grey, 0, 1)
+
+
+def mask_targets(
+    masks: np.ndarray | tf.Tensor,
+    transforms: np.ndarray | tf.Tensor,
+    known: np.ndarray | tf.Tensor,
+    grid: int,
+) -> tf.Tensor:
+    """Warp masks with their images, and shrink them by their maximum.
+
+    Args:
+        masks: (N, S, S) uint8, 1 where a finding is.
+        transforms: as of `augment`.
+        known: (N,) bool, false where it is unknown where the finding is.
+        grid: cells a side of the result.
+
+    Returns:
+        (N, grid, grid, 1) float32: 1 where a cell touches a finding, 0 elsewhere, -1 if unknown.
+
+    Example:
+        >>> mask = np.eye(4, dtype=np.uint8)[None]
+        >>> mask_targets(mask, STILL, np.array([True]), 2)[0, ..., 0].numpy()
+        array([[1., 0.],
+               [0., 1.]], dtype=float32)
+    """
+    masks = tf.cast(masks[..., None], tf.float32)
+    masks = _warp(masks, transforms[:, :8], fill_mode="CONSTANT")
+    cell = -(-masks.shape[1] // grid)
+    cells = tf.nn.max_pool2d(masks, cell, cell, "SAME")
+    return tf.where(known[:, None, None, None], tf.cast(cells >= 0.5, tf.float32), -1.0)
+
+
+def _warp(images: tf.Tensor, matrices: tf.Tensor, fill_mode: str) -> tf.Tensor:
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=matrices,
         output_shape=images.shape[1:3],
         fill_value=0.0,
         interpolation="BILINEAR",
-        fill_mode="NEAREST",
+        fill_mode=fill_mode,
     )
 
 
@@ -200,6 +259,8 @@ def make_dataset(
     shuffle: bool = False,
     seed: int = 0,
     first_iteration: int | Iterator[int] = 0,
+    masks: Masks | None = None,
+    grid: int = 0,
 ) -> tf.data.Dataset:
     """Batches of images and labels, in a new order and with new draws at each iteration.
 
@@ -216,10 +277,12 @@ def make_dataset(
         shuffle: a new order at each iteration, otherwise that of `indices`.
         seed: not negative.
         first_iteration: epochs that an earlier data set has served; an iterator numbers each pass.
+        masks: row for row with `pixels`, see `data.dataset.Images.masks`.
+        grid: cells a side of what they are shrunk to.
 
     Returns:
         Data set of known length with elements (images (B, S, S, 1) float32 0 to 255,
-        labels (B, K) float32).
+        labels (B, K) float32). With masks, labels and `mask_targets` are a tuple.
 
     Raises:
         ValueError: `labels_onehot` and `pixels` differ in length.
@@ -236,20 +299,31 @@ def make_dataset(
     size = pixels.shape[1]
 
     def take(rows: np.ndarray, rng: np.random.Generator, _: int) -> tuple[np.ndarray, ...]:
-        matrices = np.empty((0, 8), np.float32)
+        transforms = np.empty((0, 8), np.float32)
         if augmentation:
-            matrices = augmentation.matrices(augmentation.draw(len(rows), size, rng), size)
-        return pixels[rows][..., np.newaxis], matrices, labels[rows]
+            transforms = augmentation.transforms(len(rows), size, rng)
+        batch = pixels[rows][..., np.newaxis], transforms, labels[rows]
+        return (*batch, *masks.take(rows)) if masks else batch
 
-    def warp(images: tf.Tensor, matrices: tf.Tensor, labels: tf.Tensor) -> tuple:
-        images = augment(images, matrices) if augmentation else tf.cast(images, tf.float32)
-        return images, labels
+    def warp(images: tf.Tensor, transforms: tf.Tensor, labels: tf.Tensor, *masked) -> tuple:
+        warped = augment(images, transforms) if augmentation else tf.cast(images, tf.float32)
+        if not masked:
+            return warped, labels
+        maps, known = masked
+        moved = transforms if augmentation else STILL
+        return warped, (labels, mask_targets(maps, moved, known, grid))
 
+    columns = 11 if augmentation and augmentation.grey_range else 8
     signature = (
         tf.TensorSpec((None, size, size, 1), tf.uint8),
-        tf.TensorSpec((None, 8), tf.float32),
+        tf.TensorSpec((None, columns), tf.float32),
         tf.TensorSpec((None, labels.shape[1]), tf.float32),
     )
+    if masks:
+        signature += (
+            tf.TensorSpec((None, size, size), tf.uint8),
+            tf.TensorSpec((None,), tf.bool),
+        )
     return stream(
         indices,
         batch_size,

@@ -76,8 +76,9 @@ class Run:
             UserError: as `pixels.load_pixels`.
         """
         rows = self.read_table("manifest.csv").merge(self.read_table("splits.csv"), on="path")
-        pixels = load_pixels(self.data_root, rows, size or self.experiment.image_size)
-        return Images(self.data_root, rows, pixels)
+        resize = self.experiment.resize
+        pixels = load_pixels(self.data_root, rows, size or self.experiment.image_size, resize)
+        return Images(self.data_root, rows, pixels, resize)
 
     def read_json(self, name: str) -> Any:
         """Read a JSON artefact."""

@@ -146,6 +146,9 @@ class Augmentation(Section):
     )
     zoom_range: Number = _parameter(0.1, "04", "largest zoom per axis, share", ge=0, lt=1)
     horizontal_flip: bool = _parameter(True, "04", "mirror half of the training images")
+    grey_range: Number = _parameter(
+        0.0, "04", "largest change of gamma, contrast and brightness, share", ge=0, lt=1
+    )
     augment: bool = _parameter(True, "05", "augment the training images")
 
 
@@ -212,6 +215,11 @@ class Network(Pixels, Seeded):
             not facts.alphas or self.alpha in facts.alphas or weights != "imagenet",
             f"alpha = {self.alpha}, but the weights imagenet exist for "
             f"{', '.join(map(str, facts.alphas))}: give one of these, or other weights",
+        )
+        yield (
+            self.head != "pooled" or self.feature_strides == [32] or self.image_size % 32 == 0,
+            f"image_size = {self.image_size}, but feature_strides = [16, 32] needs a multiple of "
+            "32: give that, or feature_strides = [32]",
         )
         yield (
             self.unfreeze == "all" or self.unfreeze <= count,

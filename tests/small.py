@@ -164,7 +164,7 @@ def prepare(settings, images, model=None):
     chosen = frozen.plan(model, images, settings)
     frozen.extract(chosen, images, settings, progress=False)
     task = training.make_task(model, images, settings, chosen)
-    assert (task.network is model) != chosen.on
+    assert (task.network is model) != (chosen.on or settings.mask_supervision > 0)
     training.compile_task(task, settings)
     return model, task
 

@@ -8,6 +8,39 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mura_utils.data.sources import load_mask
+from mura_utils.data.squares import resize_mask
+from mura_utils.labels import ABNORMAL
+
+_EMPTY, _UNKNOWN = -1, -2
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Where findings are, for every image: a map, nothing, or unknown.
+
+    Attributes:
+        maps: (M, S, S) uint8, 1 where a finding is.
+        places: (N,) the map of each image; -1 where there is no finding, -2 where it is unknown.
+    """
+
+    maps: np.ndarray
+    places: np.ndarray
+
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The masks of some images: (n, S, S) uint8, and (n,) bool, false where it is unknown."""
+        places = self.places[rows]
+        taken = np.zeros((len(rows), *self.maps.shape[1:]), np.uint8)
+        taken[places >= 0] = self.maps[places[places >= 0]]
+        return taken, places != _UNKNOWN
+
+    def __str__(self) -> str:
+        """Count what there is."""
+        mapped, empty, unknown = (
+            int(n.sum()) for n in (self.places >= 0, self.places == _EMPTY, self.places == _UNKNOWN)
+        )
+        return f"{mapped:,} masks, {empty:,} images without a finding, {unknown:,} unknown"
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -17,6 +50,7 @@ class Images:
         root: the data set's folder, which the rows' paths are relative to.
         rows: N rows, the manifest joined with the column split, indexed from 0.
         pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
+        resize: how they became squares, see `squares.resize`.
 
     Raises:
         ValueError: `rows` and `pixels` differ in length.
@@ -31,6 +65,7 @@ class Images:
     root: Path
     rows: pd.DataFrame
     pixels: np.ndarray
+    resize: str = "stretch"
 
     def __post_init__(self) -> None:
         """Refuse rows and pixels of different images."""
@@ -65,3 +100,34 @@ class Images:
     def positions(self, *splits: str) -> np.ndarray:
         """Positions of the rows whose split is one of `splits`, in order."""
         return np.flatnonzero(self.rows["split"].isin(splits))
+
+    def mask(self, path: str) -> np.ndarray | None:
+        """Where an image's finding is: (S, S) bool, in the square of `pixels`; None without one.
+
+        Raises:
+            UserError: the mask cannot be read.
+        """
+        mask = load_mask(self.source, self.root, path)
+        return None if mask is None else resize_mask(mask, self.size, self.resize)
+
+    def masks(self, positions: np.ndarray) -> Masks:
+        """The masks of some images; the others' are unknown.
+
+        Empty where an image is normal; unknown where it is abnormal and has no mask.
+
+        Raises:
+            UserError: a mask cannot be read.
+        """
+        maps = []
+        places = np.full(len(self), _UNKNOWN)
+        for position in positions:
+            row = self.rows.iloc[position]
+            if row["abnormality"] != ABNORMAL:
+                places[position] = _EMPTY
+                continue
+            mask = self.mask(row["path"])
+            if mask is not None and mask.any():
+                places[position] = len(maps)
+                maps.append(mask.astype(np.uint8))
+        empty = np.zeros((0, self.size, self.size), np.uint8)
+        return Masks(np.stack(maps) if maps else empty, places)

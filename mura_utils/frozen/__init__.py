@@ -3,7 +3,7 @@
 from mura_utils.frozen.cut import Cut, describe_cuts, multiply_adds, split_network
 from mura_utils.frozen.extraction import Extraction, extract, extractor
 from mura_utils.frozen.store import FeatureSet, Plan, feature_sets, plan
-from mura_utils.frozen.use import largest_difference, make_dataset, predict
+from mura_utils.frozen.use import largest_difference, make_dataset, predict, variant_targets
 
 __all__ = [
     "Cut",
@@ -20,4 +20,5 @@ __all__ = [
     "plan",
     "predict",
     "split_network",
+    "variant_targets",
 ]

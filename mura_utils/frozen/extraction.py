@@ -114,7 +114,7 @@ def _store_variant(
     written = partial.stat().st_size - len(header) if partial.is_file() else 0
     done = max(0, written) // (row_bytes * _BATCH) * _BATCH
     bar.update(done)
-    matrices = features.matrices(variant, pixels.shape[1])
+    transforms = features.transforms(variant, pixels.shape[1])
     # Unbuffered: what a batch wrote outlives the process.
     with partial.open("r+b" if partial.is_file() else "xb", buffering=0) as stream:
         _write(stream, header)
@@ -124,7 +124,7 @@ def _store_variant(
             batch = slice(start, start + _BATCH)
             images = pixels[features.rows[batch]][..., np.newaxis]
             if features.augmentation:
-                images = augment(images, matrices[batch])
+                images = augment(images, transforms[batch])
             else:
                 images = tf.cast(images, tf.float32)
             values = run(images)

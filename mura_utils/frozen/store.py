@@ -16,7 +16,7 @@ from mura_utils.cache import map_array
 from mura_utils.data.dataset import Images
 from mura_utils.data.pixels import CACHE_VERSION, content_keys
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment, data_root
+from mura_utils.experiments import Experiment
 from mura_utils.frozen.cut import Cut, _parents, _widths, split_network
 from mura_utils.generators import Augmentation
 
@@ -81,12 +81,12 @@ class FeatureSet:
         """Read-only memory maps (n, width) float16, one a variant."""
         return [map_array(self.path(variant)) for variant in range(self.views)]
 
-    def matrices(self, variant: int, size: int) -> np.ndarray:
-        """(n, 8) float32 augmentation matrices of a variant; (n, 0) for a plain one."""
+    def transforms(self, variant: int, size: int) -> np.ndarray:
+        """What `generators.augment` takes for a variant's images; (n, 0) for a plain one."""
         if self.augmentation is None:
             return np.empty((len(self.rows), 0), np.float32)
         rng = np.random.default_rng([self.seed, variant])
-        return self.augmentation.matrices(self.augmentation.draw(len(self.rows), size, rng), size)
+        return self.augmentation.transforms(len(self.rows), size, rng)
 
 
 @dataclass(frozen=True)

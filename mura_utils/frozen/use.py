@@ -8,13 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mura_utils.data.dataset import Images
+from mura_utils.data.dataset import Images, Masks
 from mura_utils.experiments import Experiment
 from mura_utils.frozen.cut import Cut, _widths, split_network
 from mura_utils.frozen.store import FeatureSet, feature_sets
-from mura_utils.generators import stream
+from mura_utils.generators import STILL, mask_targets, stream
 from mura_utils.terminal import to_the_terminal
 
+_AT_ONCE = 64  # masks
 _COMPARED = 32  # images that `predict` also runs through the whole network
 
 
@@ -26,6 +27,7 @@ def make_dataset(
     shuffle: bool = False,
     seed: int = 0,
     first_iteration: int | Iterator[int] = 0,
+    targets: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Batches of stored activations and labels, in the order of `generators.make_dataset`.
 
@@ -40,10 +42,11 @@ def make_dataset(
         shuffle: a new order at each iteration.
         seed: of order and variants; not negative.
         first_iteration: epochs that an earlier data set has served; an iterator numbers each pass.
+        targets: (features.views, len(features.rows), h, w, 1), see `variant_targets`.
 
     Returns:
         Data set of known length with elements (activations, labels (B, K) float32); activations
-        are a tuple of float32 tensors (B, *shape).
+        are a tuple of float32 tensors (B, *shape). With targets, labels and targets are a tuple.
     """
     variants = features.load()
     labels = np.asarray(labels_onehot, np.float32)
@@ -53,17 +56,22 @@ def make_dataset(
     def take(rows: np.ndarray, _: np.random.Generator, iteration: int) -> tuple[np.ndarray, ...]:
         chosen = (offsets[rows] + iteration) % len(variants)
         values = np.stack([variants[v][row] for v, row in zip(chosen, rows, strict=True)])
-        return values, labels[rows]
+        batch = values, labels[rows]
+        return batch if targets is None else (*batch, targets[chosen, rows])
 
-    def unpack(values: tf.Tensor, labels: tf.Tensor) -> tuple:
+    def unpack(values: tf.Tensor, labels: tf.Tensor, *taught: tf.Tensor) -> tuple:
         parts = zip(tf.split(values, widths, axis=1), features.shapes, strict=True)
         maps = (tf.reshape(tf.cast(part, tf.float32), (-1, *shape)) for part, shape in parts)
-        return tuple(maps), labels
+        if not taught:
+            return tuple(maps), labels
+        return tuple(maps), (labels, tf.cast(taught[0], tf.float32))
 
     signature = (
         tf.TensorSpec((None, features.width), tf.float16),
         tf.TensorSpec((None, labels.shape[1]), tf.float32),
     )
+    if targets is not None:
+        signature += (tf.TensorSpec((None, *targets.shape[2:]), tf.int8),)
     return stream(
         positions,
         batch_size,
@@ -74,6 +82,24 @@ def make_dataset(
         seed=seed,
         first_iteration=first_iteration,
     )
+
+
+def variant_targets(features: FeatureSet, masks: Masks, grid: int) -> np.ndarray:
+    """The masks of a set's images, in every variant.
+
+    Returns:
+        (features.views, n, grid, grid, 1) int8, see `generators.mask_targets`.
+    """
+    size = masks.maps.shape[1]
+    found = np.empty((features.views, len(features.rows), grid, grid, 1), np.int8)
+    for variant in range(features.views):
+        transforms = features.transforms(variant, size)
+        for start in range(0, len(features.rows), _AT_ONCE):
+            batch = slice(start, start + _AT_ONCE)
+            maps, known = masks.take(features.rows[batch])
+            moved = transforms[batch] if features.augmentation else STILL
+            found[variant, batch] = mask_targets(maps, moved, known, grid)
+    return found
 
 
 @to_the_terminal()

@@ -110,16 +110,19 @@ def _fused(coarse: KerasTensor, fine: KerasTensor, network: Network) -> KerasTen
 
 
 def _attended(x: KerasTensor, seed: int) -> KerasTensor:
-    """Features where the attention map is hot, and how hot it is: (N, 128 + 2)."""
+    """Features weighted by the attention map, its maximum and its mean: (N, 128 + 2)."""
     logits = layers.Conv2D(
         1, 1, bias_initializer=keras.initializers.Constant(_RARE), name=FINDING_LOGITS
     )(layers.SpatialDropout2D(0.1, seed=seed, name="dropout_fused")(x))
     attention = layers.Activation("sigmoid", name=FINDING)(logits)
-    attended = layers.Multiply(name="attended")([x, attention])
-    heat = layers.GlobalAveragePooling2D(name="heat")(attention)
-    mean = layers.GlobalAveragePooling2D(name="attended_sum")(attended)
-    hottest = layers.GlobalMaxPooling2D(name="hottest")(logits)
-    weighted = mean / (heat + 1e-4)
-    return layers.Concatenate(name="pool_attention")(
-        [weighted, hottest, keras.ops.log(heat + 1e-6)]
+    weights = layers.Softmax(axis=1, name="weights")(
+        layers.Reshape((-1, 1), name="weights_cells")(logits)
     )
+    cells = layers.Reshape((-1, x.shape[-1]), name="fused_cells")(x)
+    attended = layers.Dot(axes=1, name="attended")([weights, cells])
+    parts = [
+        layers.Flatten(name="attended_flat")(attended),
+        layers.GlobalMaxPooling2D(name="hottest")(logits),
+        layers.GlobalAveragePooling2D(name="heat")(attention),
+    ]
+    return layers.Concatenate(name="pool_attention")(parts)

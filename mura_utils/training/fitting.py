@@ -94,6 +94,7 @@ def fit(
     clock = _Clock(resumed_after)
     callbacks = [
         clock,
+        *([_Curves()] if experiment.mask_supervision else []),
         *watching,
         _LearningRate(),
         keras.callbacks.TerminateOnNaN(),  # within an epoch; the checkpoint sees its end
@@ -164,6 +165,21 @@ class _Clock(keras.callbacks.Callback):
 
     def __next__(self) -> int:
         return self._epoch
+
+
+class _Curves(keras.callbacks.Callback):
+    """Name the curves of two outputs as those of one, and the second one's loss mask_loss.
+
+    It comes before the callbacks that watch val_loss: the class decides which epoch is best.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        first, second = self.model.output_names
+        for prefix in ("", "val_"):
+            del logs[f"{prefix}loss"]  # their weighted sum
+            logs[f"{prefix}loss"] = logs.pop(f"{prefix}{first}_loss")
+            logs[f"{prefix}accuracy"] = logs.pop(f"{prefix}{first}_accuracy")
+            logs[f"{prefix}mask_loss"] = logs.pop(f"{prefix}{second}_loss")
 
 
 class _LearningRate(keras.callbacks.Callback):

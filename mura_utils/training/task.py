@@ -16,7 +16,9 @@ from mura_utils.data.dataset import Images
 from mura_utils.experiments import Experiment
 from mura_utils.generators import Augmentation, make_dataset
 from mura_utils.network.cpu_kernels import use_cpu_adam, use_cpu_kernels
+from mura_utils.network.heads import FINDING
 from mura_utils.sections import Training
+from mura_utils.training.masks import MaskLoss
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Task:
     """A network to train and its batches.
 
     Attributes:
-        network: the whole model, or its tail where activations are stored.
+        network: the whole model, or its tail where activations are stored; where masks teach an
+            attention map, that is a second output.
         train: makes the training batches from an epoch (0 for the first) on, or of the epochs that
             an iterator names.
         validation: batches to choose the best epoch by.
@@ -63,8 +66,17 @@ def make_task(
         "fingerprint": hashlib.sha256(images.rows.to_csv(index=False).encode()).hexdigest(),
     }
     options = {"batch_size": experiment.batch_size, "seed": experiment.seed}
+    network = stored.cut.tail if stored is not None and stored.on else model
+    masks, grid = None, 0
+    if experiment.mask_supervision:
+        masks = images.masks(np.concatenate([training_rows, validation_rows]))
+        finding = model.get_layer(FINDING).output
+        grid = finding.shape[1]
+        network = keras.Model(network.inputs, [*network.outputs, finding])
     if stored is not None and stored.on:
         train, held_out = stored.train, stored.held_out
+        taught = masks and [frozen.variant_targets(each, masks, grid) for each in (train, held_out)]
+        train_targets, held_out_targets = taught or (None, None)
 
         def stored_batches(first_epoch: int | Iterator[int]) -> tf.data.Dataset:
             return frozen.make_dataset(
@@ -73,12 +85,15 @@ def make_task(
                 one_hot[train.rows],
                 shuffle=True,
                 first_iteration=first_epoch,
+                targets=train_targets,
                 **options,
             )
 
         positions = np.flatnonzero(np.isin(held_out.rows, validation_rows))
-        validation = frozen.make_dataset(held_out, positions, one_hot[held_out.rows], **options)
-        return Task(stored.cut.tail, stored_batches, validation, **common)
+        validation = frozen.make_dataset(
+            held_out, positions, one_hot[held_out.rows], targets=held_out_targets, **options
+        )
+        return Task(network, stored_batches, validation, **common)
 
     augmentation = Augmentation.of(experiment) if experiment.augment else None
 
@@ -93,8 +108,9 @@ def make_task(
             **options,
         )
 
+    options |= {"masks": masks, "grid": grid}
     validation = make_dataset(images.pixels, validation_rows, one_hot, **options)
-    return Task(model, batches, validation, **common)
+    return Task(network, batches, validation, **common)
 
 
 def _balanced(one_hot: np.ndarray) -> dict[int, float]:
@@ -110,18 +126,23 @@ def compile_task(task: Task, training: Training) -> None:
     """Adam and categorical cross-entropy (report Fig. 27), or focal loss (Lin et al. 2017)."""
     rate: float | keras.optimizers.schedules.LearningRateSchedule = training.learning_rate
     if training.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, training.epochs * task.steps)
+        rate = _cosine(training, task.steps)
     smoothing = {"label_smoothing": training.label_smoothing}
     loss = keras.losses.CategoricalCrossentropy(**smoothing)
     if training.focal_gamma > 0:
         loss = keras.losses.CategoricalFocalCrossentropy(
             alpha=1.0, gamma=training.focal_gamma, **smoothing
         )
+    taught = training.mask_supervision > 0
     fast = training.kernels == "fast"
     if fast:
         use_cpu_kernels(task.network)
     with task.network.distribute_strategy.scope():
-        optimizer: keras.optimizers.Optimizer = keras.optimizers.Adam(rate)
+        optimizer: keras.optimizers.Optimizer = (
+            keras.optimizers.AdamW(rate, weight_decay=training.weight_decay)
+            if training.weight_decay
+            else keras.optimizers.Adam(rate)
+        )
         if fast:
             use_cpu_adam(optimizer)
         if any(layer.dtype_policy.name == "mixed_float16" for layer in task.network.layers):
@@ -129,11 +150,23 @@ def compile_task(task: Task, training: Training) -> None:
         task.network.compile(
             optimizer=optimizer,
             auto_scale_loss=False,
-            loss=loss,
-            metrics=["accuracy"],
+            loss=[loss, MaskLoss()] if taught else loss,
+            loss_weights=[1.0, training.mask_supervision] if taught else None,
+            metrics=[["accuracy"], []] if taught else ["accuracy"],
             steps_per_execution=training.steps_per_execution,
             jit_compile=devices.uses_xla(training),
         )
+
+
+def _cosine(training: Training, steps: int) -> keras.optimizers.schedules.CosineDecay:
+    """From the learning rate to 0, or from 0 to it in the first epochs and then back."""
+    rate, warmup = training.learning_rate, training.warmup_epochs * steps
+    after = training.epochs * steps - warmup
+    if not warmup:
+        return keras.optimizers.schedules.CosineDecay(rate, after)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, after, warmup_target=rate, warmup_steps=warmup
+    )
 
 
 def hyper_parameters(experiment: Experiment) -> pd.DataFrame:

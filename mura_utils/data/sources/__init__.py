@@ -10,7 +10,6 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 import numpy as np
-from PIL import Image
 
 from mura_utils.data.sources.files import find_trees, is_folder, reason_of
 from mura_utils.data.sources.listing import LISTING_COLUMNS, Listing, Source
@@ -41,18 +40,13 @@ def open_source(root: Path | str, source: str = "auto") -> Listing:
     return _named(_recognise(root) if source == "auto" else source).list(root)
 
 
-def load_mask(
-    source: str, root: Path | str, path: str, shape: tuple[int, int] | None = None
-) -> np.ndarray | None:
+def load_mask(source: str, root: Path | str, path: str) -> np.ndarray | None:
     """Load where the abnormality is.
 
     Args:
         source: a name in `SOURCES`; MURA has no masks.
         root: folder of the data set, as given to `open_source`.
         path: the image's path, relative to `root`.
-        shape: `(H, W)` of the result, stretched as the image is by `images.resize`; a pixel counts
-            as soon as the abnormality touches it, so that a thin line is never lost. None: the
-            image's own size.
 
     Returns:
         `(H, W)` bool in the frame of the image as it is stored, whatever its EXIF orientation; None
@@ -62,11 +56,7 @@ def load_mask(
         UserError: the folder is gone, the source is unknown, or a mask cannot be read.
     """
     _require_folder(Path(root))
-    mask = _named(source).mask(Path(root), path)
-    if mask is None or shape is None or mask.shape == tuple(shape):
-        return mask
-    image = Image.fromarray(mask.astype(np.float32))
-    return np.asarray(image.resize(tuple(shape)[::-1], Image.Resampling.BOX)) > 0
+    return _named(source).mask(Path(root), path)
 
 
 def _require_folder(root: Path) -> None:
