@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from members import CLASSES, SPLITS, answers, images, member
 from PIL import Image
-from small import ATTENTION, experiment, one_sentence, vivid
+from small import ATTENTION, experiment, network, one_sentence, tiny
 
 from mura_utils.data.images import read_image, resize
 from mura_utils.ensembles import make_ensemble
@@ -17,6 +17,7 @@ from mura_utils.errors import UserError
 from mura_utils.explain.maps import layer_cam
 from mura_utils.explain.targets import contrast_target
 from mura_utils.labels import probabilities_of
+from mura_utils.network import soup
 from mura_utils.network.build import load_model
 from mura_utils.network.soup import mean_network
 from mura_utils.notebook import read_table
@@ -25,8 +26,8 @@ from mura_utils.plotting.heatmaps import overlay
 from mura_utils.prediction import predict_images
 
 SMALL = {
-    "backbone": "mobilenet", "alpha": 0.25, "weights": "none", "image_size": 32, "head": "dense",
-    "dense_units": [16], "dropout": [0.4], "cache_features": "off",
+    "backbone": "mobilenet", "weights": "none", "image_size": 32, "head": "dense",
+    "dropout": [0.4], "cache_features": "off",
 }  # fmt: skip
 
 
@@ -36,10 +37,9 @@ def networks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
     for number, size in enumerate((32, 32, 32, 48)):
         dropout = [0.1 * number]  # concerns the training alone
-        model = vivid(experiment(seed=number, dropout=dropout, image_size=size))
-        rng = np.random.default_rng(number)
-        head = model.get_layer("logits")
-        head.set_weights([rng.normal(0, 1, weight.shape) for weight in head.get_weights()])
+        model = tiny(experiment(seed=number, dropout=dropout, image_size=size))
+        frozen = np.random.default_rng(0).normal(0, 1, (3, 3, 1, 4))
+        model.get_layer("frozen").set_weights([frozen, np.zeros(4)])
         model.save(folder / f"{number}.keras")
     return [folder / f"{number}.keras" for number in range(4)]
 
@@ -112,12 +112,12 @@ def test_images_that_are_gone_are_one_sentence_and_nothing_is_made(networks):
 
 def test_a_soup_is_the_mean_of_all_weights(networks):
     models = [load_model(file) for file in networks[:3]]
-    soup = mean_network(dict(zip("abc", networks[:3], strict=True)))
-    for mean, *weights in zip(*(m.get_weights() for m in (soup, *models)), strict=True):
-        np.testing.assert_array_equal(mean, np.mean(weights, 0, dtype=float).astype("float32"))
-    kernels = [model.get_layer("logits").get_weights()[0] for model in (soup, *models)]
+    mean = mean_network(dict(zip("abc", networks[:3], strict=True)))
+    for ours, *weights in zip(*(m.get_weights() for m in (mean, *models)), strict=True):
+        np.testing.assert_array_equal(ours, np.mean(weights, 0, dtype=float).astype("float32"))
+    kernels = [model.get_layer("logits").get_weights()[0] for model in (mean, *models)]
     assert all((kernels[0] != kernel).any() for kernel in kernels[1:])
-    shared = [model.get_layer("conv1").get_weights()[0] for model in (soup, *models)]
+    shared = [model.get_layer("frozen").get_weights()[0] for model in (mean, *models)]
     assert all((shared[0] == kernel).all() for kernel in shared[1:]), "three equal ones stay"
 
 
@@ -129,19 +129,24 @@ def test_a_soup_is_the_mean_of_all_weights(networks):
         ({"alpha": 0.5}, "conv1"),
         ({"dense_units": [8]}, "dense_1"),
         ({"dense_units": [16, 16]}, "dropout"),
-        (ATTENTION, "squeeze"),
+        (ATTENTION, "dropout"),  # where b squeezes
     ],
 )
-def test_networks_of_two_architectures_make_no_soup(networks, tmp_path, changes, layer):
-    from small import network
+def test_networks_of_two_architectures_make_no_soup(monkeypatch, changes, layer):
+    models = {"a": network(experiment()), "b": network(experiment(**changes))}
+    monkeypatch.setattr(soup, "load_model", models.get)
+    with pytest.raises(
+        UserError, match=rf"^b has another network than a \(layer {layer}\)"
+    ) as error:
+        mean_network({"a": "a", "b": "b"})
+    assert one_sentence(error)
 
-    network(experiment(**changes)).save(tmp_path / "other.keras")
-    for files in ((networks[0], tmp_path / "other.keras"), (tmp_path / "other.keras", networks[0])):
-        with pytest.raises(UserError, match="b has another network than a") as error:
-            mean_network(dict(zip("ab", files, strict=True)))
-        assert one_sentence(error)
-        if files[0] == networks[0]:
-            assert f"(layer {layer})" in str(error.value) or layer in ("squeeze", "dropout")
+
+def test_what_only_the_training_used_may_differ(monkeypatch):
+    other = experiment(dropout=[0.1], l2=0.1, unfreeze=3, batch_norm_momentum=0.5, seed=1)
+    models = {"a": network(experiment()), "b": network(other)}
+    monkeypatch.setattr(soup, "load_model", models.get)
+    mean_network({"a": "a", "b": "b"})
 
 
 def test_a_soup_answers_with_its_own_network(networks, bones):
@@ -151,12 +156,12 @@ def test_a_soup_answers_with_its_own_network(networks, bones):
     (runs_dir() / "a-seed1" / "predictions.csv").unlink()
     names = [f"a-seed{seed}" for seed in range(3)]
     folder = made(*names, soup=True)
-    soup = load_model(folder / "model.keras")
+    saved = load_model(folder / "model.keras")
     expected = mean_network({str(file): file for file in networks[:3]})
-    for ours, theirs in zip(soup.get_weights(), expected.get_weights(), strict=True):
+    for ours, theirs in zip(saved.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     straight, mirrored = (
-        soup.predict(held_out(bones)[:, :, ::step], verbose=0) for step in (1, -1)
+        saved.predict(held_out(bones)[:, :, ::step], verbose=0) for step in (1, -1)
     )
     np.testing.assert_allclose(told(folder), straight, atol=1e-6)
     both = made(*names, soup=True, flip=True)
