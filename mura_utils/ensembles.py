@@ -23,9 +23,8 @@ from mura_utils.evaluation import (
     metrics_table,
     predictions_frame,
 )
-from mura_utils.evaluation.predictions import require_columns
 from mura_utils.experiments import validate_parameters
-from mura_utils.labels import classes_of, probabilities_of
+from mura_utils.labels import probabilities_of, probability_columns
 from mura_utils.notebook import data_root, read_table
 from mura_utils.paths import atomic_write, runs_dir, write_csv, write_json
 from mura_utils.runs.ensemble import (
@@ -39,6 +38,8 @@ from mura_utils.runs.pipeline import discard
 from mura_utils.runs.record import is_ensemble, is_tested, working_in, write_completed
 
 Report = Callable[[str], None]
+
+_COMPARED = [*PREDICTION_COLUMNS, "sha256"]
 
 _SHOWN = ("accuracy", "kappa", "auroc", "sensitivity", "specificity")
 
@@ -181,15 +182,14 @@ def _common_manifest(members: Sequence[Member]) -> pd.DataFrame:
     """
     first, *others = members
     manifest = _manifest(first)
-    compared = [*PREDICTION_COLUMNS, "sha256"]
-    ours = manifest[compared].set_index("path")
+    ours = manifest[_COMPARED].set_index("path")
     for other in others:
         if other.classes != first.classes:
             raise UserError(
                 f"{other.name} has the classes {', '.join(other.classes)}, but {first.name} "
                 f"{', '.join(first.classes)}: members need the same classes in the same order."
             )
-        theirs = _manifest(other)[compared].set_index("path")
+        theirs = _manifest(other)[_COMPARED].set_index("path")
         lacking = ours.index.symmetric_difference(theirs.index)
         if len(lacking):
             has, lacks = (first, other) if lacking[0] in ours.index else (other, first)
@@ -210,17 +210,16 @@ def _common_manifest(members: Sequence[Member]) -> pd.DataFrame:
 
 
 def _manifest(member: Member) -> pd.DataFrame:
-    manifest = _read(member, "manifest.csv", "02_data_preprocessing")
-    splits = _read(member, "splits.csv", "03_data_preparation")
+    columns = [name for name in _COMPARED if name != "split"]
+    manifest = _read(member, "manifest.csv", "02_data_preprocessing", [*columns, "source"])
+    splits = _read(member, "splits.csv", "03_data_preparation", ["path", "split"])
     with naming_damage(member.folder / "splits.csv", "run 03_data_preparation again"):
-        joined = manifest.merge(splits, on="path", validate="one_to_one")
-        require_columns(joined, [*PREDICTION_COLUMNS, "sha256", "source"])
-    return joined
+        return manifest.merge(splits, on="path", validate="one_to_one")
 
 
-def _read(member: Member, name: str, notebook: str) -> pd.DataFrame:
+def _read(member: Member, name: str, notebook: str, columns: Sequence[str]) -> pd.DataFrame:
     with naming_damage(member.folder / name, f"run {notebook} again"):
-        return read_table(member.folder / name)
+        return read_table(member.folder / name)[[*columns]]
 
 
 # --- answers ------------------------------------------------------------------------------------
@@ -243,14 +242,14 @@ def _answers(
 def _kept_answers(member: Member, manifest: pd.DataFrame) -> np.ndarray:
     """What notebook 06 has kept, in the manifest's order."""
     path = member.folder / "predictions.csv"
-    predictions = _read(member, path.name, "06_evaluation")
+    columns = ["path", *probability_columns(member.classes)]
+    predictions = _read(member, path.name, "06_evaluation", columns)
     held_out = manifest.loc[manifest["split"] != "train", "path"]
     with naming_damage(path, "run 06_evaluation again"):
-        if classes_of(predictions) != member.classes:
-            raise ValueError("it has other classes than training.json")
         if sorted(predictions["path"]) != sorted(held_out):
             raise ValueError("it has other images than splits.csv holds out")
-        answers = probabilities_of(predictions.set_index("path").loc[held_out]).to_numpy()
+        answers = probabilities_of(predictions.set_index("path").loc[held_out])
+        answers = answers.to_numpy(np.float32)  # what the file was written from
         if not ((answers >= 0) & (answers <= 1)).all():
             raise ValueError("it has probabilities outside 0..1")
     return answers

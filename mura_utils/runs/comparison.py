@@ -93,11 +93,11 @@ def compare(folders: Sequence[Path]) -> pd.DataFrame:
         One row a group, indexed by label: runs (how many), tested (how many of them have completed
         06_evaluation), names; ensemble (of what, empty for runs); the mean of each measure and, as
         ``<measure>_sd``, its standard deviation (n - 1, NaN for one run); `REPORT_COLUMNS`, NaN
-        where the report has no such run; source, protocol. The measures are val_accuracy, val_loss, accuracy and loss of the
-        best epoch, epochs and seconds of the training, and over the tested runs test_accuracy,
-        test_kappa (all classes, per image), test_auroc_abnormal (per image) and test_kappa_study
-        (binary). An ensemble's seconds are those of all its members; what it has no training for
-        (val_loss, accuracy, loss, epochs) is NaN.
+        where the report has no such run; source, protocol. The measures are val_accuracy, val_loss,
+        accuracy and loss of the best epoch, epochs and seconds of the training, and over the tested
+        runs test_accuracy, test_kappa (all classes, per image), test_auroc_abnormal (per image) and
+        test_kappa_study (binary). An ensemble's seconds are those of all its members; what only a
+        training has (val_loss, accuracy, loss, epochs) is NaN.
 
     Raises:
         UserError: there are no folders.
