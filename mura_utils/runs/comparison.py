@@ -63,8 +63,8 @@ def find_runs(arguments: Iterable[str | Path]) -> tuple[list[Path], dict[str, st
     folders: list[Path] = []
     left_out = {}
     for argument in arguments:
-        folder = find_run(argument)
         try:
+            folder = find_run(argument)
             if not is_trained(folder):
                 left_out[str(argument)] = NOT_TRAINED
             elif folder not in folders:

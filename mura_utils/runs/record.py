@@ -151,9 +151,19 @@ def is_tested(folder: Path) -> bool:
 
 
 def find_run(run: str | Path) -> Path:
-    """The folder of a run: a name in ``runs/``, else a path. It need not exist."""
+    """The folder of a run: a name in ``runs/``, else a path. It need not exist.
+
+    Raises:
+        UserError: no folder can be there: the name is too long, or links lead in a circle.
+    """
     named = runs_dir() / run
-    return resolve(named if named.is_dir() else run)
+    try:
+        return resolve(named if named.is_dir() else run)
+    except OSError as error:
+        raise UserError(
+            f"{shown(str(run))} names no run ({error.strerror}): give a name in {runs_dir()}, or a "
+            "folder."
+        ) from None
 
 
 def require_trained(run: str | Path) -> Path:
