@@ -137,6 +137,22 @@ def compare(
 
 
 @app.command()
+def ensemble(
+    runs: Annotated[list[str], typer.Argument(help="folders of tested runs, or names in runs/")],
+    name: Annotated[str, typer.Option(help="its folder in runs/; without: from the runs'")] = "",
+    flip: Annotated[bool, typer.Option("--flip", help="over mirror images as well")] = False,
+    soup: Annotated[bool, typer.Option("--soup", help="average weights, not answers")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace an ensemble of this name")
+    ] = False,
+) -> None:
+    """Make a run of the mean of several runs: seeds, backbones, sizes; for compare and predict."""
+    from mura_utils.ensembles import make_ensemble
+
+    make_ensemble(runs, name, flip, soup, overwrite)
+
+
+@app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="made if need be")] = Path(),
 ) -> None:

@@ -52,7 +52,8 @@ def naming_damage(path: Path, remedy: str) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # NumPy's, zipfile's and zlib's, of many kinds
-        raise UserError(f"{path} is damaged ({error}): {remedy}.") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged ({reason}): {remedy}.") from None
 
 
 def shown(value: Any) -> str:

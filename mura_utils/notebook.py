@@ -19,7 +19,7 @@ from mura_utils.data.dataset import Images
 from mura_utils.data.pixels import load_pixels
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, data_root, validate_parameters
-from mura_utils.paths import read_json, runs_dir
+from mura_utils.paths import read_json, read_table, runs_dir
 from mura_utils.runs.record import (
     NOTEBOOKS,
     begin,
@@ -32,11 +32,6 @@ from mura_utils.runs.record import (
     write_completed,
 )
 from mura_utils.terminal import print_log_lines
-
-_TEXT_COLUMNS = (
-    *("path", "source", "official_split", "patient", "study", "body_part", "abnormality"),
-    *("label", "mode", "sha256", "fault", "detail"),
-)
 
 
 @dataclass(frozen=True)
@@ -169,14 +164,6 @@ def parameters_in(cells: Sequence[str], where: str) -> dict[str, Any]:
                     f"{where}: {source!r}: a parameter cell holds only 'name = literal' lines."
                 ) from None
     return parameters
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV of this project: identifiers stay text, and empty text stays empty text."""
-    frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, str))
-    text = [name for name in _TEXT_COLUMNS if name in frame]
-    frame[text] = frame[text].fillna("")
-    return frame
 
 
 def say(text: str) -> None:

@@ -29,6 +29,11 @@ _INSTALLED = Path(sysconfig.get_path("data")) / "share" / "mura-utils"
 REPOSITORY = _CLONE if (_CLONE / "notebooks").is_dir() else _INSTALLED
 """What holds ``notebooks/`` and ``experiments/``: the clone, or their installed copy."""
 
+_TEXT_COLUMNS = (
+    *("path", "source", "official_split", "patient", "study", "body_part", "abnormality"),
+    *("label", "mode", "sha256", "fault", "detail"),
+)
+
 
 def _folder(variable: str, name: str) -> Path:
     return resolve(os.environ.get(variable) or _home() / name)
@@ -172,6 +177,14 @@ def reading(path: Path) -> Iterator[Any]:
             f"{path} does not hold what this version writes there ({type(error).__name__}: {error})"
             ": run what wrote it again."
         ) from error
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV of this project: identifiers stay text, and empty text stays empty text."""
+    frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, str))
+    text = [name for name in _TEXT_COLUMNS if name in frame]
+    frame[text] = frame[text].fillna("")
+    return frame
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

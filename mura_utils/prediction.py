@@ -19,7 +19,8 @@ from mura_utils.data.images import examine_image
 from mura_utils.data.squares import resize
 from mura_utils.errors import UserError
 from mura_utils.labels import body_part, p_abnormal, probability_columns
-from mura_utils.paths import atomic_write, reading
+from mura_utils.paths import atomic_write
+from mura_utils.runs.ensemble import Networks, networks_of
 from mura_utils.runs.record import require_trained
 
 _MARK = ("Software", "mura_utils")  # a text chunk of each overlay
@@ -30,13 +31,17 @@ _LONGEST_STEM = 200  # bytes; file systems allow 255 for stem, number, ending an
 def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str, Any]]:
     """Class probabilities and an explaining overlay for each radiograph.
 
-    The overlay is LayerCAM of (abnormal - normal) of the predicted body part, written to
+    An ensemble answers with the mean of its networks' probabilities, over the mirror image as well
+    where it was made so.
+
+    The overlay is LayerCAM of (abnormal - normal) of the predicted body part, for an ensemble the
+    mean of its networks' maps, at the size of the largest. It is written to
     ``out/<image's name>_overlay.png``. A name gets a number where it is taken: by an overlay of the
     same call (MURA's images are all ``image1.png``; an image given twice has two), by one of the
     images, or by any file that is not an overlay of an earlier call, which is replaced.
 
     Args:
-        run: a run's name, or the path of its folder.
+        run: the name of a run or an ensemble, or the path of its folder.
         images: PNG or JPEG files.
         out: folder of the overlays, made if need be.
 
@@ -45,40 +50,26 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
         class), remarks (kind and detail of what is odd about the image), overlay.
 
     Raises:
-        UserError: no trained run; a file is missing or no readable radiograph; `out` is no folder.
-            All of that is found before the model is loaded, and nothing is written then.
+        UserError: no trained run, or an ensemble one of whose members was trained again; a file is
+            missing or no readable radiograph; `out` is no folder. All of that is found before a
+            model is loaded, and nothing is written then.
     """
     folder = require_trained(run)
-    with reading(folder / "training.json") as training:
-        classes = list(training["classes"])
+    networks = networks_of(folder)
+    classes = networks.classes
     examined = [examine_image(path) for path in images]
     _require_folder(out)
     targets = _targets(images, out)
 
-    from mura_utils.explain.maps import layer_cam
-    from mura_utils.explain.targets import contrast_target
-    from mura_utils.network.build import load_model
     from mura_utils.plotting.heatmaps import overlay
 
-    model = load_model(folder / "model.keras")
-    if model.output_shape[-1] != len(classes):
-        raise UserError(
-            f"{folder / 'training.json'} names {len(classes)} classes, but the model next to it "
-            f"has {model.output_shape[-1]}: they are not of one training; run 05_modeling again."
-        )
-    size = model.input_shape[1]
-    batch = np.stack([resize(grey, size) for grey, _ in examined])[..., None].astype("float32")
-    probabilities = model.predict(batch, verbose=0)
-    if not np.isfinite(probabilities).all():
-        raise UserError(f"{folder / 'model.keras'} gives no finite probabilities: train it again.")
-    predicted = probabilities.argmax(axis=1)
-    labels = [classes[index] for index in predicted]
-    heatmaps = layer_cam(model, batch, contrast_target(predicted, classes))
+    probabilities, heatmaps, shown = _answer(networks, [grey for grey, _ in examined])
+    labels = [classes[index] for index in probabilities.argmax(axis=1)]
     table = pd.DataFrame(probabilities, columns=probability_columns(classes))
 
     mark = PngInfo()
     mark.add_text(*_MARK)
-    for target, pixels, heatmap in zip(targets, batch[..., 0], heatmaps, strict=True):
+    for target, pixels, heatmap in zip(targets, shown, heatmaps, strict=True):
         with atomic_write(target) as temporary:
             Image.fromarray(overlay(pixels.astype("uint8"), heatmap)).save(temporary, pnginfo=mark)
     return [
@@ -99,6 +90,51 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
             images, labels, p_abnormal(table), probabilities, examined, targets, strict=True
         )
     ]
+
+
+def _answer(
+    networks: Networks, greys: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean probabilities (N, K), mean heat-maps (N, S, S), and the images at that size."""
+    from mura_utils.explain.maps import layer_cam
+    from mura_utils.explain.targets import contrast_target
+    from mura_utils.network.build import load_model
+
+    models = [load_model(file) for file in networks.files]
+    answers, views = [], []
+    for model, file, how in zip(models, networks.files, networks.resize, strict=True):
+        if model.output_shape[-1] != len(networks.classes):
+            raise UserError(
+                f"{networks.described_in} names {len(networks.classes)} classes, but {file} has "
+                f"{model.output_shape[-1]}: they are not of one training; run 05_modeling again."
+            )
+        size = model.input_shape[1]
+        squares = [resize(grey, size, how) for grey in greys]
+        batch = np.stack(squares)[..., None].astype("float32")
+        for step in (1, -1) if networks.flip else (1,):
+            views.append((model, batch[:, :, ::step], step))
+            answers.append(model.predict(views[-1][1], verbose=0))
+            if not np.isfinite(answers[-1]).all():
+                raise UserError(f"{file} gives no finite probabilities: train it again.")
+    probabilities = np.mean(answers, axis=0, dtype=float)
+    target = contrast_target(probabilities.argmax(axis=1), networks.classes)
+    maps = [layer_cam(model, batch, target)[:, :, ::step] for model, batch, step in views]
+    largest = max((batch for _, batch, step in views if step == 1), key=np.size)
+    enlarged = [_enlarge(heat, largest.shape[1]) for heat in maps]
+    return probabilities, np.mean(enlarged, axis=0), largest[..., 0]
+
+
+def _enlarge(heatmaps: np.ndarray, size: int) -> np.ndarray:
+    """(N, s, s) to (N, size, size)."""
+    if heatmaps.shape[1] == size:
+        return heatmaps
+    square = (size, size)
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(heat).resize(square, Image.Resampling.BILINEAR))
+            for heat in heatmaps
+        ]
+    )
 
 
 def _require_folder(out: Path) -> None:

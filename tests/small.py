@@ -132,7 +132,8 @@ def tiny(settings):
     """A network that compiles in a second: a frozen convolution, a trained one, dropout."""
     layers = keras.layers
     keras.utils.set_random_seed(settings.seed)
-    x = inputs = keras.Input((32, 32, 1), name="radiograph")
+    size = settings.image_size
+    x = inputs = keras.Input((size, size, 1), name="radiograph")
     x = layers.Rescaling(1 / 255, name="scaling")(x)
     x = layers.Conv2D(4, 3, strides=4, trainable=False, name="frozen")(x)
     x = layers.BatchNormalization(trainable=False, name="frozen_bn")(x)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mura_utils.experiments import load_experiment
-from mura_utils.notebook import read_table
-from mura_utils.paths import read_json
+from mura_utils.paths import read_json, read_table
 from mura_utils.runs.pipeline import run_experiment
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from mura_utils.experiments import Experiment, load_experiment, owner
-from mura_utils.notebook import parameters_in, read_table
-from mura_utils.paths import REPOSITORY, read_json
+from mura_utils.notebook import parameters_in
+from mura_utils.paths import REPOSITORY, read_json, read_table
 from mura_utils.runs.pipeline import run_experiment
 from mura_utils.runs.record import completed
 from mura_utils.runs.stages import NOTEBOOKS

@@ -140,6 +140,8 @@ def test_folders_that_are_no_trained_run_are_named(tmp_path):
     folders, left_out = find_runs(["mine", trained, "begun", tmp_path / "nothing"])
     assert folders == [trained]
     assert left_out == {"begun": "not trained", str(tmp_path / "nothing"): "not trained"}
+    folders, left_out = find_runs(["mine", "9" * 5000])
+    assert folders == [trained] and "names no run (File name too long)" in left_out["9" * 5000]
     with pytest.raises(UserError, match=r"\(begun: not trained; other: not trained\)"):
         find_runs(["begun", "other"])
     with pytest.raises(UserError, match="no trained run"):

@@ -24,8 +24,7 @@ from mura_utils.explain.maps import layer_cam
 from mura_utils.explain.targets import contrast_target
 from mura_utils.labels import ABNORMAL, probabilities_of
 from mura_utils.network.build import load_model
-from mura_utils.notebook import read_table
-from mura_utils.paths import REPOSITORY, atomic_write
+from mura_utils.paths import REPOSITORY, atomic_write, read_table
 from mura_utils.plotting.heatmaps import overlay
 from mura_utils.plotting.style import to_png
 from mura_utils.runs.pipeline import run_experiment

@@ -7,15 +7,18 @@ from mura_utils.evaluation.predictions import (
     predictions_frame,
     study_predictions,
 )
+from mura_utils.evaluation.record import constant_answer, metrics_record
 from mura_utils.evaluation.tables import classification_report, kappa_table, metrics_table
 
 __all__ = [
     "LEVELS",
     "PREDICTION_COLUMNS",
     "classification_report",
+    "constant_answer",
     "evaluate",
     "evaluate_abnormality",
     "kappa_table",
+    "metrics_record",
     "metrics_table",
     "p_body_part",
     "predictions_frame",

@@ -15,7 +15,8 @@ from mura_utils import report
 from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters
 from mura_utils.paths import reading
-from mura_utils.runs.record import find_run, is_tested, is_trained, read_record
+from mura_utils.runs.ensemble import read_ensemble, require_members
+from mura_utils.runs.record import find_run, is_ensemble, is_tested, is_trained, read_record
 
 REPORT_COLUMNS = {name: f"report_mura_image_split_{name}" for name in ("val_accuracy", "val_loss")}
 """The columns of `compare` that hold the report's values, by their names in `report.FIG_28`."""
@@ -47,6 +48,7 @@ _HEADINGS = {
 """Columns of numbers: heading, and decimals shown."""
 
 _MEASURES = [column for column in _HEADINGS if column not in REPORT_COLUMNS.values()]
+_OF_TRAINING = [column for column in _MEASURES if column not in _TEST_METRICS]
 
 
 def find_runs(arguments: Iterable[str | Path]) -> tuple[list[Path], dict[str, str]]:
@@ -61,8 +63,8 @@ def find_runs(arguments: Iterable[str | Path]) -> tuple[list[Path], dict[str, st
     folders: list[Path] = []
     left_out = {}
     for argument in arguments:
-        folder = find_run(argument)
         try:
+            folder = find_run(argument)
             if not is_trained(folder):
                 left_out[str(argument)] = NOT_TRAINED
             elif folder not in folders:
@@ -81,19 +83,21 @@ def compare(folders: Sequence[Path]) -> pd.DataFrame:
 
     Runs form a group when they differ in `seed` and `name` only. A seed counts once: a second run
     of the same seed begins another group. A group is labelled with its runs' name without
-    ``-seed<k>``, or with their full names where another group has that label.
+    ``-seed<k>``, or with their full names where another group has that label. An ensemble is a
+    group by itself, labelled with its name.
 
     Args:
         folders: of trained runs.
 
     Returns:
         One row a group, indexed by label: runs (how many), tested (how many of them have completed
-        06_evaluation), names; the mean of each measure and, as ``<measure>_sd``, its standard
-        deviation (n - 1, NaN for one run); `REPORT_COLUMNS`, NaN where the report has no such
-        run; source, protocol. The measures are val_accuracy, val_loss, accuracy and loss of the
-        best epoch, epochs and seconds of the training, and over the tested runs test_accuracy,
-        test_kappa (all classes, per image), test_auroc_abnormal (per image) and test_kappa_study
-        (binary).
+        06_evaluation), names; ensemble (of what, empty for runs); the mean of each measure and, as
+        ``<measure>_sd``, its standard deviation (n - 1, NaN for one run); `REPORT_COLUMNS`, NaN
+        where the report has no such run; source, protocol. The measures are val_accuracy, val_loss,
+        accuracy and loss of the best epoch, epochs and seconds of the training, and over the tested
+        runs test_accuracy, test_kappa (all classes, per image), test_auroc_abnormal (per image) and
+        test_kappa_study (binary). An ensemble's seconds are those of all its members; what only a
+        training has (val_loss, accuracy, loss, epochs) is NaN.
 
     Raises:
         UserError: there are no folders.
@@ -104,7 +108,10 @@ def compare(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def differing_parameters(folders: Sequence[Path]) -> pd.DataFrame:
-    """The parameters that are not the same in all groups of `compare`; columns are its labels."""
+    """The parameters that are not the same in all groups of `compare`; columns are its labels.
+
+    Where members of an ensemble differ, its value is the list of theirs.
+    """
     groups = _groups(folders)
     values = {label: json.loads(group["parameters"].iloc[0]) for label, group in groups.items()}
     table = pd.DataFrame(
@@ -132,6 +139,8 @@ def format_table(compared: pd.DataFrame) -> pd.DataFrame:
     runs = compared["runs"].astype(str)
     partly = compared["tested"].between(1, compared["runs"] - 1)
     columns = {"runs": runs.mask(partly, runs + compared["tested"].map(" ({} tested)".format))}
+    if compared["ensemble"].any():
+        columns["ensemble"] = compared["ensemble"]
     for name, (heading, decimals) in _HEADINGS.items():
         if compared[name].notna().any():
             spread = compared.get(f"{name}_sd", pd.Series(np.nan, compared.index))
@@ -155,8 +164,9 @@ def _groups(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
     runs = pd.DataFrame([_read(folder) for folder in folders])
     # Of two runs of one seed, that of a sweep belongs to the sweep's group.
     runs = runs.sort_values(["alone", "stem", "seed", "name"], kind="stable")
-    runs["repetition"] = runs.groupby(["parameters", "seed"]).cumcount()
-    groups = [group for _, group in runs.groupby(["parameters", "repetition"], sort=False)]
+    alike = ["ensemble", "parameters"]
+    runs["repetition"] = runs.groupby([*alike, "seed"]).cumcount()
+    groups = [group for _, group in runs.groupby([*alike, "repetition"], sort=False)]
     labels = [_stems(group) for group in groups]
     for column in ("name", "folder"):
         labels = [
@@ -168,27 +178,9 @@ def _groups(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
 
 def _read(folder: Path) -> dict[str, Any]:
     """One run as a row: its name, parameters and measures."""
-    # A run of an earlier version may lack a parameter: it ran as today's default does.
-    record = validate_parameters(read_record(folder), where=str(folder / "experiment.yaml"))
-    parameters = record.model_dump()
-    seed = parameters.pop("seed")
-    del parameters["name"]
-    stem = re.sub(r"-seed\d+$", "", folder.name)
-    row = {
-        "name": folder.name,
-        "folder": str(folder),
-        "stem": stem,
-        "alone": stem == folder.name,
-        "seed": seed,
-        "parameters": json.dumps(parameters, sort_keys=True),
-        "source": parameters["source"],
-        "protocol": parameters["protocol"],
-        "tested": is_tested(folder),
-        **dict.fromkeys(_TEST_METRICS),
-    }
-    with reading(folder / "training.json") as described:
-        values = {**described["best"], **described}
-        row |= {name: float(values[name]) for name in _MEASURES if name not in _TEST_METRICS}
+    row = _read_ensemble(folder) if is_ensemble(folder) else _read_run(folder)
+    row |= {"name": folder.name, "folder": str(folder), "tested": is_tested(folder)}
+    row |= dict.fromkeys(_TEST_METRICS)
     if row["tested"]:
         with reading(folder / "metrics.json") as metrics:
             row["source"] = str(metrics["source"])  # what "auto" has recognised
@@ -198,6 +190,45 @@ def _read(folder: Path) -> dict[str, Any]:
     return row
 
 
+def _read_run(folder: Path) -> dict[str, Any]:
+    # A run of an earlier version may lack a parameter: it ran as today's default does.
+    record = validate_parameters(read_record(folder), where=str(folder / "experiment.yaml"))
+    parameters = record.model_dump()
+    seed = parameters.pop("seed")
+    del parameters["name"]
+    stem = re.sub(r"-seed\d+$", "", folder.name)
+    with reading(folder / "training.json") as described:
+        values = {**described["best"], **described}
+        measures = {name: float(values[name]) for name in _OF_TRAINING}
+    return {
+        **measures,
+        "ensemble": "",
+        "stem": stem,
+        "alone": stem == folder.name,
+        "seed": seed,
+        "parameters": json.dumps(parameters, sort_keys=True),
+        "source": parameters["source"],
+        "protocol": parameters["protocol"],
+    }
+
+
+def _read_ensemble(folder: Path) -> dict[str, Any]:
+    ensemble = read_ensemble(folder)
+    require_members(folder.name, ensemble)
+    return {
+        **dict.fromkeys(_OF_TRAINING, np.nan),
+        "val_accuracy": ensemble.val_accuracy,
+        "seconds": sum(member.seconds for member in ensemble.members),
+        "ensemble": ensemble.title,
+        "stem": folder.name,
+        "alone": True,
+        "seed": 0,
+        "parameters": json.dumps(ensemble.parameters, sort_keys=True),
+        "source": ensemble.members[0].experiment.source,
+        "protocol": ensemble.members[0].experiment.protocol,
+    }
+
+
 def _describe(group: pd.DataFrame) -> dict[str, Any]:
     """The row of a group: means and standard deviations over its seeds."""
     tested = group[group["tested"]]
@@ -205,14 +236,16 @@ def _describe(group: pd.DataFrame) -> dict[str, Any]:
         "runs": len(group),
         "tested": len(tested),
         "names": ", ".join(group["name"]),
+        "ensemble": group["ensemble"].iloc[0],
     }
     for measure in _MEASURES:
         rows = tested if measure in _TEST_METRICS else group
         values = rows[measure].to_numpy(float)
         row[measure] = values.mean() if len(values) else np.nan
         row[f"{measure}_sd"] = values.std(ddof=1) if len(values) > 1 else np.nan
+    stems = "" if row["ensemble"] else _stems(group)
     for value, column in REPORT_COLUMNS.items():
-        row[column] = report.FIG_28[value].get(_stems(group), np.nan)
+        row[column] = report.FIG_28[value].get(stems, np.nan)
     known = tested if len(tested) else group
     return {**row, **known.iloc[0][["source", "protocol"]]}
 

@@ -24,6 +24,9 @@ from mura_utils.locks import claim
 from mura_utils.paths import read_json, resolve, runs_dir, write_json
 from mura_utils.runs.stages import NOTEBOOKS
 
+ENSEMBLE = "ensemble.json"
+"""The file that makes a folder an ensemble, see `runs.ensemble`; no notebook works in it."""
+
 HELD = "MURA_LOCKED_RUN"
 """Variable in which a process names the run that it holds, for the kernels that it starts."""
 
@@ -101,7 +104,11 @@ def begin(folder: Path, experiment: Experiment, notebook: str) -> None:
 
     The state comes first, so that a kill between the two files leaves no artefact next to
     parameters that it was not made with.
+
+    Raises:
+        UserError: the folder is an ensemble's.
     """
+    _refuse_ensemble(folder)
     write_completed(folder, [name for name in completed(folder) if name < notebook])
     save_experiment(experiment, folder / "experiment.yaml")
 
@@ -116,8 +123,9 @@ def require(folder: Path, before: str) -> None:
     """Refuse to go on where an earlier notebook is not complete.
 
     Raises:
-        UserError: names the notebook to run first.
+        UserError: names the notebook to run first, or the folder is an ensemble's.
     """
+    _refuse_ensemble(folder)
     done = completed(folder)
     for name in NOTEBOOKS[: NOTEBOOKS.index(before)]:
         if name not in done:
@@ -127,20 +135,43 @@ def require(folder: Path, before: str) -> None:
             )
 
 
+def is_ensemble(folder: Path) -> bool:
+    """Whether the folder is an ensemble's, which answers with the models of other runs."""
+    return (folder / ENSEMBLE).is_file()
+
+
+def _refuse_ensemble(folder: Path) -> None:
+    if is_ensemble(folder):
+        raise UserError(
+            f"The run {folder.name} is an ensemble, in which no notebook works: choose another "
+            "name, or go on with one of its members."
+        )
+
+
 def is_trained(folder: Path) -> bool:
-    """Whether the run has a trained model that belongs to its parameters."""
-    return "05_modeling" in completed(folder)
+    """Whether the run has a trained model that belongs to its parameters, or is an ensemble."""
+    return is_ensemble(folder) or "05_modeling" in completed(folder)
 
 
 def is_tested(folder: Path) -> bool:
     """Whether that model's metrics on the test split are there."""
-    return "06_evaluation" in completed(folder)
+    return is_ensemble(folder) or "06_evaluation" in completed(folder)
 
 
 def find_run(run: str | Path) -> Path:
-    """The folder of a run: a name in ``runs/``, else a path. It need not exist."""
+    """The folder of a run: a name in ``runs/``, else a path. It need not exist.
+
+    Raises:
+        UserError: no folder can be there: the name is too long, or links lead in a circle.
+    """
     named = runs_dir() / run
-    return resolve(named if named.is_dir() else run)
+    try:
+        return resolve(named if named.is_dir() else run)
+    except OSError as error:
+        raise UserError(
+            f"{shown(str(run))} names no run ({error.strerror}): give a name in {runs_dir()}, or a "
+            "folder."
+        ) from None
 
 
 def require_trained(run: str | Path) -> Path:

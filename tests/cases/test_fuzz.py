@@ -1,6 +1,6 @@
 """Mutated inputs: each ends in a result or in one sentence, and stays as it was.
 
-3,050 of them, always the same; ``MURA_FUZZ=10`` makes ten times as many others beside them.
+3,200 of them, always the same; ``MURA_FUZZ=10`` makes ten times as many others beside them.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import coco_file, digest, noise, time_limit, write_fracatlas
+from members import member
 from mura_tree import tiny_rows, write_tree
 from PIL import Image
 
 from mura_utils.data.images import ImageFault, examine_image
 from mura_utils.data.manifest import admit, quality_report, scan
 from mura_utils.data.sources import load_mask, open_source
+from mura_utils.ensembles import make_ensemble
 from mura_utils.errors import UserError
 from mura_utils.experiments import EXPERIMENTS, load_experiment, save_experiment
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.runs.comparison import compare, differing_parameters, find_runs, format_table
+from mura_utils.runs.ensemble import networks_of
 from mura_utils.runs.record import require_trained, write_completed
 from mura_utils.runs.stages import NOTEBOOKS
 
@@ -300,6 +303,21 @@ def test_mutated_records_of_runs(record):
     yaml = record / "experiment.yaml"
     for seed, _ in mutations_of([yaml], 100, 60_000, mutate_text, bytes.decode):
         survives(look, record, f"experiment.yaml {seed}")
+
+
+def test_mutated_records_of_ensembles():
+    other = member("other")
+    record = make_ensemble(["other", member("more", 1)], name="mine")
+
+    def look() -> None:
+        folders, left_out = find_runs([record, other])
+        assert other in folders and len(folders) + len(left_out) == 2
+        assert format_table(compare(folders)).T.to_string()
+        assert differing_parameters(folders) is not None
+        networks_of(record)
+
+    for seed, _ in mutations_of([record / "ensemble.json"], 150, 70_000, mutate_json, json.loads):
+        survives(look, record, f"ensemble.json {seed}")
 
 
 def test_a_mutation_leaves_the_good_files_good(tmp_path):

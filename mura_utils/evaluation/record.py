@@ -1,0 +1,66 @@
+"""What metrics.json holds beside the metrics: of which data, and what a constant answer scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mura_utils.evaluation.metrics import evaluate
+from mura_utils.evaluation.predictions import predictions_frame
+
+_LEVELS = ("image", "body_part", "binary_study")
+
+
+def constant_answer(
+    manifest: pd.DataFrame, classes: Sequence[str], threshold: float
+) -> dict[str, Any]:
+    """What the commonest label of the training images scores on all test images.
+
+    Args:
+        manifest: rows of all splits (manifest.csv joined with splits.csv).
+        classes: K labels.
+        threshold: abnormal is P(abnormal) above it.
+
+    Returns:
+        ``label``, and ``accuracy`` by level: image, body_part, binary_study.
+
+    Raises:
+        UserError: there are no test images.
+
+    Example:
+        >>> rows = pd.DataFrame({"path": [*"abc"], "patient": [*"123"], "study": [*"123"]})
+        >>> rows = rows.assign(body_part="HAND", split=["train", "test", "test"])
+        >>> rows["abnormality"] = ["Normal", "Normal", "Abnormal"]
+        >>> rows["label"] = rows["abnormality"] + "-HAND"
+        >>> answer = constant_answer(rows, ["Abnormal-HAND", "Normal-HAND"], 0.5)
+        >>> answer["label"], answer["accuracy"]["image"]
+        ('Normal-HAND', 0.5)
+    """
+    commonest = manifest.loc[manifest["split"] == "train", "label"].mode()[0]
+    test = manifest[manifest["split"] == "test"]
+    always = np.tile(np.array(classes) == commonest, (len(test), 1))
+    floor = evaluate(predictions_frame(test, classes, always), threshold, bootstrap=0)
+    return {
+        "label": commonest,
+        "accuracy": {level: floor[level]["accuracy"]["value"] for level in _LEVELS},
+    }
+
+
+def metrics_record(
+    source: str, metrics: Mapping[str, Any], constant: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of metrics.json.
+
+    Args:
+        source: of the images, as the manifest names it.
+        metrics: as returned by `evaluate` for the test split.
+        constant: as returned by `constant_answer`.
+
+    Example:
+        >>> metrics_record("mura", {"threshold": 0.5}, {"label": "Normal-WRIST"})["split"]
+        'test'
+    """
+    return {"source": source, "split": "test", **metrics, "constant_answer": dict(constant)}
