@@ -20,6 +20,7 @@ Explain a float32 model: under mixed_float16 small gradients are lost and the ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -60,7 +61,7 @@ def attention_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
             "or exp6."
         )
     maps = keras.Model(model.input, [model.get_layer(name).output for name in heads])
-    weights = maps.predict(images, batch_size=_CHUNK, verbose=0)
+    weights = keras.tree.flatten(maps.predict(images, batch_size=_CHUNK, verbose=0))
     return np.stack([_heatmaps(map_[..., 0], images.shape[1]) for map_ in weights], axis=1)
 
 
@@ -317,7 +318,9 @@ def explain(
 
 
 def _attention_layers(model: keras.Model) -> list[str]:
-    return sorted(layer.name for layer in model.layers if layer.name.startswith("attention_"))
+    return sorted(
+        layer.name for layer in model.layers if re.fullmatch(r"attention_\d+", layer.name)
+    )
 
 
 def _logit_model(model: keras.Model) -> keras.Model:
