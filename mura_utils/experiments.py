@@ -153,6 +153,20 @@ def _packaged_weights(backbone: str) -> Path | None:
     return files[0]
 
 
+def require_extractor(storage: Storage) -> None:
+    """Refuse an extractor that is not installed.
+
+    Raises:
+        UserError: it is OpenVINO.
+    """
+    wanted = storage.extractor == "openvino" and storage.cache_features != "off"
+    if wanted and find_spec("openvino") is None:
+        raise UserError(
+            "extractor = openvino needs OpenVINO: pip install -e .[openvino], or give "
+            "extractor = tensorflow."
+        )
+
+
 def experiment_file(name: str | Path) -> Path:
     """The file of an experiment, given by path, or by name in ``experiments/``.
 

@@ -113,6 +113,14 @@ def test_a_weights_file_that_is_absent_stops_what_would_read_it_before_it_begins
     assert completed(run(stop="04", weights=absent)) == list(NOTEBOOKS[:4])
 
 
+def test_a_library_that_is_absent_stops_what_would_need_it_before_it_begins(instant, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match="extractor = openvino needs OpenVINO"):
+        run(extractor="openvino")
+    assert not (runs_dir() / "mine").exists()
+    assert completed(run(stop="04", extractor="openvino")) == list(NOTEBOOKS[:4])
+
+
 def test_a_folder_that_is_no_run_is_never_replaced(instant):
     folder = runs_dir() / "mine"
     folder.mkdir(parents=True)

@@ -17,7 +17,7 @@ from mura_utils import paths
 from mura_utils.data.dataset import Images
 from mura_utils.devices import uses_xla
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment
+from mura_utils.experiments import Experiment, require_extractor
 from mura_utils.frozen.cut import Cut
 from mura_utils.frozen.store import FeatureSet, Plan
 from mura_utils.generators import augment
@@ -193,13 +193,9 @@ def _tensorflow(cut: Cut, experiment: Experiment) -> tuple[Callable, str]:
 
 
 def _openvino(cut: Cut, experiment: Experiment) -> tuple[Callable, str]:
-    try:
-        import openvino
-    except ImportError:
-        raise UserError(
-            "extractor = openvino needs OpenVINO: pip install -e .[openvino], or give "
-            "extractor = tensorflow."
-        ) from None
+    require_extractor(experiment)
+    import openvino
+
     traced = _traced(cut, experiment.image_size, jit_compile=False).get_concrete_function()
     core = openvino.Core()
     # Asked for where the processor lacks it, bfloat16 is emulated: slower, and less exact.

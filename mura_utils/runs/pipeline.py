@@ -20,6 +20,7 @@ from mura_utils.experiments import (
     experiment_file,
     owner,
     read_parameters,
+    require_extractor,
     validate_parameters,
     weights_file,
 )
@@ -65,14 +66,15 @@ def resolve_experiment(
     return experiment
 
 
-def require_weights(experiment: Experiment, start: str, stop: str) -> None:
-    """Refuse, before anything runs, weights that are absent.
+def require_inputs(experiment: Experiment, start: str, stop: str) -> None:
+    """Refuse, before anything runs, weights or a library that are absent.
 
     Raises:
-        UserError: one of the notebooks `start` to `stop` would read it.
+        UserError: one of the notebooks `start` to `stop` would need them.
     """
     if start <= owner("weights") <= stop:
         weights_file(experiment)
+        require_extractor(experiment)
 
 
 def run_experiment(
@@ -101,7 +103,7 @@ def run_experiment(
         NotebookFailed: a notebook stopped; its executed part lies in the run's folder.
     """
     names = select_notebooks(start, stop)
-    require_weights(experiment, start, stop)
+    require_inputs(experiment, start, stop)
     folder = runs_dir() / experiment.name
     _refuse(experiment, folder, names[0], overwrite)
     with working_in(folder):

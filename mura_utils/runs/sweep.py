@@ -23,7 +23,7 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, experiment_file, owner, save_experiment
 from mura_utils.paths import atomic_write, cache_dir, data_dir, runs_dir
 from mura_utils.runs.jobs import Executor, Job, Outcome, span
-from mura_utils.runs.pipeline import discard, require_weights, resolve_experiment
+from mura_utils.runs.pipeline import discard, require_inputs, resolve_experiment
 from mura_utils.runs.record import (
     completed,
     first_change,
@@ -110,7 +110,7 @@ def plan(
                 )
             made_by[experiment.name] = path
             run = runs[experiment.name] = _locate(experiment, path, start, stop)
-            require_weights(experiment, run.start, stop)
+            require_inputs(experiment, run.start, stop)
     return list(runs.values())
 
 
