@@ -66,14 +66,14 @@ def make_task(
         "fingerprint": hashlib.sha256(images.rows.to_csv(index=False).encode()).hexdigest(),
     }
     options = {"batch_size": experiment.batch_size, "seed": experiment.seed}
-    network = stored.cut.tail if stored is not None and stored.on else model
-    masks, grid = None, 0
+    network, masks, grid = model, None, 0
     if experiment.mask_supervision:
         masks = images.masks(np.concatenate([training_rows, validation_rows]))
         finding = model.get_layer(FINDING).output
         grid = finding.shape[1]
-        network = keras.Model(network.inputs, [*network.outputs, finding])
+        network = keras.Model(model.inputs, [*model.outputs, finding], name=model.name)
     if stored is not None and stored.on:
+        network = stored.cut.tail if network is model else frozen.split_network(network).tail
         train, held_out = stored.train, stored.held_out
         taught = masks and [frozen.variant_targets(each, masks, grid) for each in (train, held_out)]
         train_targets, held_out_targets = taught or (None, None)
