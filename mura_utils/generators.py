@@ -211,6 +211,7 @@ def stream(
     shuffle: bool = False,
     seed: int = 0,
     first_iteration: int | Iterator[int] = 0,
+    shares: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Batches of whatever `take` reads, in an order that depends on (seed, iteration) alone.
 
@@ -224,6 +225,8 @@ def stream(
         seed: not negative.
         first_iteration: number of the first pass, after which they count; or an iterator that
             numbers each pass.
+        shares: (n,) how often each row is drawn, summing to 1; an iteration then draws n rows with
+            replacement, whatever `shuffle` says. None takes each row once.
     """
     indices = np.asarray(indices)
     steps = -(-len(indices) // batch_size)
@@ -233,7 +236,10 @@ def stream(
     def batches() -> Iterator[tuple]:
         iteration = next(iterations)
         rng = np.random.default_rng([seed, iteration])
-        order = rng.permutation(indices) if shuffle else indices
+        if shares is not None:
+            order = rng.choice(indices, len(indices), p=shares)
+        else:
+            order = rng.permutation(indices) if shuffle else indices
         for step in range(steps):
             yield take(order[step * batch_size : (step + 1) * batch_size], rng, iteration)
 
@@ -261,6 +267,7 @@ def make_dataset(
     first_iteration: int | Iterator[int] = 0,
     masks: Masks | None = None,
     grid: int = 0,
+    shares: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Batches of images and labels, in a new order and with new draws at each iteration.
 
@@ -279,6 +286,7 @@ def make_dataset(
         first_iteration: epochs that an earlier data set has served; an iterator numbers each pass.
         masks: row for row with `pixels`, see `data.dataset.Images.masks`.
         grid: cells a side of what they are shrunk to.
+        shares: how often each of `indices` is drawn, see `stream`.
 
     Returns:
         Data set of known length with elements (images (B, S, S, 1) float32 0 to 255,
@@ -333,4 +341,5 @@ def make_dataset(
         shuffle=shuffle,
         seed=seed,
         first_iteration=first_iteration,
+        shares=shares,
     )

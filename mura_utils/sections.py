@@ -271,6 +271,9 @@ class Training(Seeded):
     label_smoothing: Number = _parameter(
         0.0, "05", "probability that a label gives away to all classes", ge=0, lt=1
     )
+    sampling: Annotated[Literal["natural", "balanced"], AnyCase] = _parameter(
+        "natural", "05", "balanced: an epoch draws, with replacement, each class alike often"
+    )
     class_weights: bool = _parameter(
         False, "05", "weigh training images by the rarity of their class"
     )
@@ -295,6 +298,10 @@ class Training(Seeded):
             self.schedule != "plateau" or self.min_learning_rate <= self.learning_rate,
             f"min_learning_rate = {self.min_learning_rate} is above learning_rate = "
             f"{self.learning_rate}: lower it",
+        )
+        yield (
+            self.sampling == "natural" or not self.class_weights,
+            "sampling = balanced and class_weights = True correct for rare classes twice: give one",
         )
         yield (
             self.schedule == "cosine" or not self.warmup_epochs,

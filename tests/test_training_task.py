@@ -7,6 +7,7 @@ import pytest
 from small import CLASSES, experiment, prepare, squares, tiny, train
 
 from mura_utils import training
+from mura_utils.data.dataset import Images
 from mura_utils.experiments import load_experiment
 
 
@@ -56,3 +57,18 @@ def test_a_class_without_training_images_weighs_one():
     images.rows.loc[:35, "label"] = CLASSES[0]
     _, task = prepare(experiment(class_weights=True), images)
     assert task.class_weights == {0: 1.0, 1: 1.0}
+
+
+@pytest.mark.parametrize("cache", ["off", "on"])
+def test_balanced_sampling_draws_each_class_alike_often(cache):
+    images = squares(train=60)
+    rare = images.rows["label"].where(np.arange(len(images)) % 6 != 0, CLASSES[0])
+    rare = rare.where(np.arange(len(images)) % 6 == 0, CLASSES[1])
+    images = Images(images.root, images.rows.assign(label=rare), images.pixels)
+    settings = experiment(sampling="balanced", cache_features=cache)
+    _, task = prepare(settings, images)
+    drawn = [np.concatenate([labels for _, labels in task.train(epoch)]) for epoch in range(20)]
+    assert {len(labels) for labels in drawn} == {60}, "an epoch is as long as without"
+    assert np.concatenate(drawn)[:, 0].mean() == pytest.approx(0.5, abs=0.05)
+    natural = np.concatenate([labels for _, labels in prepare(experiment(), images)[1].train(0)])
+    assert natural[:, 0].mean() == pytest.approx(1 / 6)

@@ -28,6 +28,7 @@ def make_dataset(
     seed: int = 0,
     first_iteration: int | Iterator[int] = 0,
     targets: np.ndarray | None = None,
+    shares: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Batches of stored activations and labels, in the order of `generators.make_dataset`.
 
@@ -43,6 +44,7 @@ def make_dataset(
         seed: of order and variants; not negative.
         first_iteration: epochs that an earlier data set has served; an iterator numbers each pass.
         targets: (features.views, len(features.rows), h, w, 1), see `variant_targets`.
+        shares: how often each of `positions` is drawn, see `generators.stream`.
 
     Returns:
         Data set of known length with elements (activations, labels (B, K) float32); activations
@@ -81,6 +83,7 @@ def make_dataset(
         shuffle=shuffle,
         seed=seed,
         first_iteration=first_iteration,
+        shares=shares,
     )
 
 

@@ -66,6 +66,8 @@ def make_task(
         "fingerprint": hashlib.sha256(images.rows.to_csv(index=False).encode()).hexdigest(),
     }
     options = {"batch_size": experiment.batch_size, "seed": experiment.seed}
+    balanced = experiment.sampling == "balanced"
+    shares = _equal_shares(one_hot[training_rows]) if balanced else None
     network, masks, grid = model, None, 0
     if experiment.mask_supervision:
         masks = images.masks(np.concatenate([training_rows, validation_rows]))
@@ -86,6 +88,7 @@ def make_task(
                 shuffle=True,
                 first_iteration=first_epoch,
                 targets=train_targets,
+                shares=shares,
                 **options,
             )
 
@@ -105,6 +108,7 @@ def make_task(
             augmentation=augmentation,
             shuffle=True,
             first_iteration=first_epoch,
+            shares=shares,
             **options,
         )
 
@@ -120,6 +124,12 @@ def _balanced(one_hot: np.ndarray) -> dict[int, float]:
     weights = np.ones(len(counts))
     weights[present] = len(one_hot) / (present.sum() * counts[present])
     return dict(enumerate(weights.tolist()))
+
+
+def _equal_shares(one_hot: np.ndarray) -> np.ndarray:
+    """How often to draw each image so that all classes are drawn alike often; they sum to 1."""
+    counts = np.count_nonzero(one_hot, axis=0)
+    return 1 / (counts[one_hot.argmax(axis=1)] * np.count_nonzero(counts))
 
 
 def compile_task(task: Task, training: Training) -> None:
