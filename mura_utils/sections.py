@@ -300,6 +300,11 @@ class Training(Seeded):
             f"{self.learning_rate}: lower it",
         )
         yield (
+            not self.mask_supervision or not self.class_weights,
+            "class_weights = True and mask_supervision: Keras weighs the classes of one loss only; "
+            "give sampling = balanced instead",
+        )
+        yield (
             self.sampling == "natural" or not self.class_weights,
             "sampling = balanced and class_weights = True correct for rare classes twice: give one",
         )

@@ -11,7 +11,8 @@ from members import CLASSES, SPLITS, answers, images, member
 from PIL import Image
 from small import ATTENTION, experiment, network, one_sentence, tiny
 
-from mura_utils.data.images import read_image, resize
+from mura_utils.data.images import read_image
+from mura_utils.data.squares import resize
 from mura_utils.ensembles import make_ensemble
 from mura_utils.errors import UserError
 from mura_utils.explain.maps import layer_cam

@@ -63,10 +63,13 @@ EDGES = {
     "body_parts": [[], ["elbow"], ["Wrist", "ELBOW"]],
     "fractions": [[0.998, 0.001, 0.001], [0.001, 0.998, 0.001], [1 / 3, 1 / 3, 1 / 3]],
     "image_size": [32, 33, 63],  # up to 4096: see below
-    "backbone": ["mobilenet"] * 4 + ["densenet121", "densenet169"],
+    "backbone": ["mobilenet"] * 4 + ["densenet121", "efficientnet_lite0", "mobilenetv3small"],
     "weights": ["none", "phantom"],
     "unfreeze": [0, 1, math.inf, "all"],  # infinity: all that the backbone has
     "dense_units": [[], [1] * 5, [8192]],
+    "pooling": [["average"], ["lse", "max"], ["attention"], ["max", "attention", "average"]],
+    "feature_strides": [[32], [16, 32]],
+    "mask_supervision": [0.0],  # of images with masks: test_training_masks
     "dropout": [0.0, math.nextafter(0, 1), 0.99],
     "pca_images_per_class": [[1], [1_000_000], list(range(1, 11))],
     "extractor": ["tensorflow"],
@@ -102,10 +105,16 @@ def settle(values: dict) -> dict:
         values["alpha"] = 1
     if values["backbone"] != "densenet121":
         values["weights"] = "none"
+    if values["image_size"] % 32:
+        values["feature_strides"] = [32]
+    if values["sampling"] == "balanced":
+        values["class_weights"] = False
     if values["schedule"] == "plateau":
+        values["warmup_epochs"] = 0
         values["min_learning_rate"] = min(values["min_learning_rate"], values["learning_rate"])
     values["read_pixels"] |= values["exclude_duplicates"]
-    values["dropout"] = [values["dropout"]] * (1 if values["head"] == "dense" else 5)
+    values["warmup_epochs"] = min(values["warmup_epochs"], values["epochs"] - 1)
+    values["dropout"] = [values["dropout"]] * (5 if values["head"] == "attention" else 1)
     return values
 
 
@@ -122,9 +131,14 @@ def covering() -> list[dict]:
 
 COVERING = covering()
 
+SETTLED = {
+    *("alpha", "weights", "unfreeze", "dropout", "min_learning_rate", "warmup_epochs"),
+    *("class_weights", "feature_strides"),
+}
+
 
 def test_every_edge_is_among_the_fixed_experiments():
-    for name in SCHEMA.keys() - {"alpha", "weights", "unfreeze", "dropout", "min_learning_rate"}:
+    for name in SCHEMA.keys() - SETTLED:
         assert all(value in [e[name] for e in COVERING] for value in edges(name)), name
 
 
@@ -166,8 +180,8 @@ def prepare(experiment: Experiment) -> pd.DataFrame:
         assert found["pca"]["components"]
     size = experiment.image_size
     ranges = Augmentation.of(experiment)
-    drawn = ranges.draw(4, size, np.random.default_rng([experiment.view_seed, 0]))
-    warped = augment(pixels(chosen, size)[:4, ..., None], ranges.matrices(drawn, size)).numpy()
+    drawn = ranges.transforms(4, size, np.random.default_rng([experiment.view_seed, 0]))
+    warped = augment(pixels(chosen, size)[:4, ..., None], drawn).numpy()
     assert warped.min() >= 0 and warped.max() <= 255
     return chosen
 
@@ -179,7 +193,7 @@ def compile_small(experiment: Experiment, chosen: pd.DataFrame, store: bool) -> 
     assert len(convolution_names(model)) == BACKBONES[experiment.backbone].convolutions
     plan = frozen.plan(model, images, experiment)
     if plan.train is not None:
-        last = plan.train.matrices(plan.train.views - 1, experiment.image_size)
+        last = plan.train.transforms(plan.train.views - 1, experiment.image_size)
         assert np.isfinite(last).all()
     if store:
         frozen.extract(plan, images, experiment, progress=False)

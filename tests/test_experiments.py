@@ -57,6 +57,12 @@ NUMBERS = {
     "height_shift_range": (-1e-9, 1.1),
     "shear_range": (-1e-9, 90),
     "zoom_range": (-1e-9, 1),
+    "grey_range": (-1e-9, 1),
+    "pooling": ([], ["mean"], ["max", "max"]),
+    "feature_strides": ([], [16], [8, 16]),
+    "weight_decay": (-1e-9, 1.1),
+    "warmup_epochs": (-1, 1001),
+    "mask_supervision": (-1e-9, 1001),
     "pca_image_size": (7, 257),
     "pca_images_per_class": ([], [0], [1_000_001], [3, 3], [*range(1, 12)]),
     "seed": (-1, 2**32),
@@ -96,7 +102,7 @@ def test_what_lies_outside_the_bounds_is_refused(name, value):
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 10**400, True, "3"])
 def test_numbers_are_finite_and_no_text(value):
     named = [name for name, field in Experiment.model_fields.items() if field.annotation is float]
-    assert len(named) == 15
+    assert len(named) == 18
     for name in [*named, "epochs", "seed"]:
         with pytest.raises(UserError, match=f"^test: {name} = "):
             validate_parameters({name: value}, "test")
@@ -120,6 +126,8 @@ def test_every_number_has_bounds_that_are_tested():
         ({"dropout": []}, r"the head attention takes 5 dropout rate\(s\), not \[\]"),
         ({"cache_features": "on", "unfreeze": "all"}, "leaves nothing frozen to store"),
         ({"cache_features": "on", "unfreeze": 120}, "leaves nothing frozen to store"),
+        ({"sampling": "balanced", "class_weights": True}, "correct for rare classes twice"),
+        ({"class_weights": True, "mask_supervision": 1}, "the classes of one loss only"),
         ({"alpha": 0.5}, "alpha = 0.5, but the backbone densenet121 has one width: leave it at 1"),
         (
             {"backbone": "mobilenet", "weights": "imagenet", "alpha": 0.3},
