@@ -38,7 +38,7 @@ def test_a_source_of_ten_lines_is_recognised_listed_and_masked(source, tmp_path)
     listing = open_source(tmp_path / "inside")
     assert (listing.source, listing.rows["label"].tolist()) == ("toy", ["Normal-TOE"])
     assert "no patient ids" in str(listing)
-    assert load_mask("toy", tmp_path, "a.toy", (2, 2)).tolist() == [[True, False], [False, True]]
+    assert load_mask("toy", tmp_path, "a.toy").tolist() == np.eye(4, dtype=bool).tolist()
     with pytest.raises(UserError, match=r"source 'toys' is unknown; use 'auto', .*'toy'"):
         open_source(tmp_path, "toys")
 

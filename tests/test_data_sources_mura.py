@@ -305,7 +305,7 @@ def test_phantoms_are_a_mura_tree_with_a_card(tmp_path, tree):
 
 def test_mura_has_no_masks(tmp_path, tree):
     listing = open_source(tmp_path)
-    assert load_mask("mura", tmp_path, listing.rows["path"][0], (8, 8)) is None
+    assert load_mask("mura", tmp_path, listing.rows["path"][0]) is None
 
 
 def test_masks_of_a_data_set_that_is_gone_are_not_taken_for_none(tmp_path):
