@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from mura_utils.data.images import read_image
 from mura_utils.data.sources import load_mask
-from mura_utils.data.squares import resize
+from mura_utils.data.squares import resize, resize_mask
 from mura_utils.experiments import data_root, load_experiment
 from mura_utils.explain.maps import layer_cam
 from mura_utils.explain.targets import contrast_target
@@ -81,7 +81,7 @@ def draw_overview(run: Path) -> None:
     for column, (axes, case) in enumerate(
         zip(figure.subplots(2, len(cases)).T, cases.itertuples(), strict=True)
     ):
-        mask = load_mask("phantom", data, case.path, (size, size))
+        mask = resize_mask(load_mask("phantom", data, case.path), size)
         axes[0].imshow(images[column], cmap="gray", vmin=0, vmax=255)
         axes[0].contour(mask, levels=[0.5], colors="#56B4E9", linewidths=1)
         axes[0].set_title(case.body_part.lower(), fontsize=10)
