@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mura_utils.experiments import EXPERIMENTS
 from mura_utils.paths import REPOSITORY, read_json
 
 TINY = {"data_dir": "tiny", "phantom_patients": 80, "image_size": 64}
@@ -53,5 +54,6 @@ def test_a_wheel_runs_the_first_notebooks_in_an_empty_folder(mura, tmp_path):
     call(mura, "run", "demo", "--to", "02", *parameters, **options)
     assert read_json(folder / "runs" / "demo" / "state.json")["completed"][-1].startswith("02")
     assert {path.name for path in folder.iterdir()} == {"data", "runs"}
-    assert "16 files" in call(mura, "init", "mine", **options)
+    files = [*(REPOSITORY / "notebooks").glob("*.ipynb"), *EXPERIMENTS.glob("*.yaml")]
+    assert f"{len(files)} files" in call(mura, "init", "mine", **options)
     assert (folder / "mine" / "notebooks" / "07_explainability.ipynb").is_file()
