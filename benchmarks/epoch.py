@@ -22,8 +22,7 @@ from _common import EXTRACTORS, draw_manifest, machine, options, say, say_head, 
 from _report import SIZE, callbacks, flow, whole_network
 
 from mura_utils import frozen, training
-from mura_utils.data.dataset import Images
-from mura_utils.data.pixels import load_pixels
+from mura_utils.data.dataset import Images, load_images
 from mura_utils.experiments import Experiment, load_experiment
 from mura_utils.network.build import build_model
 
@@ -122,7 +121,7 @@ def main() -> None:
         is_training = np.arange(training_images + others) < training_images
         manifest["split"] = np.where(is_training, "train", "validation")
         began = time.perf_counter()
-        images = Images(root, manifest, load_pixels(root, manifest, SIZE, progress=False))
+        images = load_images(root, manifest, SIZE, progress=False)
         cache = time.perf_counter() - began
         say(f"pixel cache: {cache:.2f} s for {len(images):,} images")
 

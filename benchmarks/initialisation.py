@@ -30,9 +30,8 @@ from _common import (
 )
 
 from mura_utils import frozen
-from mura_utils.data.dataset import Images
+from mura_utils.data.dataset import Images, load_images
 from mura_utils.data.manifest import admit, scan
-from mura_utils.data.pixels import load_pixels
 from mura_utils.data.sources import open_source
 from mura_utils.data.splits import split
 from mura_utils.evaluation.metrics import evaluate
@@ -134,8 +133,7 @@ def measure(arguments: argparse.Namespace) -> None:
             sets["FracAtlas"] = (arguments.fracatlas, "fracatlas", manifest)
         for title, (root, source, manifest) in sets.items():
             manifest = manifest.merge(split(manifest, "patient", [0.6, 0.1, 0.3], 0), on="path")
-            pixels = load_pixels(root, manifest, common["image_size"], progress=False)
-            images = Images(root, manifest, pixels)
+            images = load_images(root, manifest, common["image_size"], progress=False)
             say(f"\n{title}: {manifest['split'].value_counts().to_dict()}")
             compare_features(images, starts, common | {"source": source})
             compare_trainings(images, starts, common | {"source": source}, seeds, folder)

@@ -73,7 +73,7 @@ def measure(arguments: argparse.Namespace) -> None:
         say_row(metric, *cells, f"{np.mean([m['value'] for m in found]):.3f}")
     explained = [maps(folder) for folder in folders if (folder / "explanations.csv").exists()]
     if explained:
-        mean = sum(explained) / len(explained)
+        mean = pd.concat(explained).groupby(level=[0, 1], sort=False).mean()
         say(f"\nMaps, mean of {len(explained)} runs:\n")
         say_head("map", "target", "hits", "found", "missed", "energy in mask", "chance")
         for (method, target), row in mean.iterrows():

@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 from _common import machine, options, run, say, say_head, say_row, train, workspace
 
-from mura_utils.data.dataset import Images
+from mura_utils.data.dataset import Images, load_images
 from mura_utils.data.manifest import admit, scan
-from mura_utils.data.pixels import load_pixels
 from mura_utils.data.sources import open_source
 from mura_utils.data.splits import split
 from mura_utils.experiments import Experiment, load_experiment
@@ -55,8 +54,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
     accuracies: dict[str, list[float]] = {name: [] for name in _SIDES}
     with workspace() as folder:
-        pixels = load_pixels(arguments.data, manifest, experiment.image_size, progress=False)
-        images = Images(arguments.data, manifest, pixels)
+        images = load_images(arguments.data, manifest, experiment.image_size, progress=False)
         for seed in seeds:
             for name, choice in _SIDES.items():
                 one = experiment.model_copy(update={"seed": seed, "cache_features": choice})

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mura_utils.data.dataset import Images
-from mura_utils.data.pixels import load_pixels
+from mura_utils.data.dataset import Images, load_images
 from mura_utils.errors import UserError, naming_damage, shown
 from mura_utils.evaluation import (
     PREDICTION_COLUMNS,
@@ -262,7 +261,14 @@ def _soup_answers(
     from mura_utils import frozen
     from mura_utils.network.soup import mean_network
 
-    first = members[0]
+    first, *others = members
+    for other in others:
+        if other.experiment.resize != first.experiment.resize:
+            raise UserError(
+                f"resize = {other.experiment.resize} in {other.name}, but "
+                f"{first.experiment.resize} in {first.name}: one network takes squares of one "
+                "kind; leave out --soup to average the answers."
+            )
     model = mean_network({member.name: member.folder / "model.keras" for member in members})
     model.save(file)
     answers, how = frozen.predict(model, _images(first, manifest), first.experiment)
@@ -283,6 +289,5 @@ def _mirrored_answers(model: Any, member: Member, manifest: pd.DataFrame) -> np.
 
 def _images(member: Member, manifest: pd.DataFrame) -> Images:
     experiment = member.experiment
-    root, resize = data_root(experiment), experiment.resize
-    pixels = load_pixels(root, manifest, experiment.image_size, resize)
-    return Images(root, manifest, pixels, resize)
+    root = data_root(experiment)
+    return load_images(root, manifest, experiment.image_size, experiment.resize)

@@ -15,8 +15,7 @@ import pandas as pd
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from mura_utils.data.dataset import Images
-from mura_utils.data.pixels import load_pixels
+from mura_utils.data.dataset import Images, load_images
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, data_root, validate_parameters
 from mura_utils.paths import read_json, read_table, runs_dir
@@ -71,9 +70,8 @@ class Run:
             UserError: as `pixels.load_pixels`.
         """
         rows = self.read_table("manifest.csv").merge(self.read_table("splits.csv"), on="path")
-        resize = self.experiment.resize
-        pixels = load_pixels(self.data_root, rows, size or self.experiment.image_size, resize)
-        return Images(self.data_root, rows, pixels, resize)
+        side = size or self.experiment.image_size
+        return load_images(self.data_root, rows, side, self.experiment.resize)
 
     def read_json(self, name: str) -> Any:
         """Read a JSON artefact."""

@@ -36,6 +36,11 @@ def test_a_mask_lies_where_its_image_does(how):
     assert not (square[~mask] > 60).any()
 
 
+def test_another_way_is_no_silent_stretch():
+    with pytest.raises(ValueError, match="stretch or pad"):
+        resize(np.zeros((4, 4), np.uint8), 2, "crop")
+
+
 def test_a_thin_mask_is_not_lost():
     thin = np.zeros((900, 900), bool)
     thin[400, 10:800] = True

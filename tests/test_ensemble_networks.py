@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import keras
 import numpy as np
@@ -24,6 +25,7 @@ from mura_utils.network.soup import mean_network
 from mura_utils.paths import data_dir, read_json, read_table, runs_dir, write_json
 from mura_utils.plotting.heatmaps import overlay
 from mura_utils.prediction import predict_images
+from mura_utils.runs.ensemble import networks_of
 
 SMALL = {
     "backbone": "mobilenet", "weights": "none", "image_size": 32, "head": "dense",
@@ -210,6 +212,16 @@ def test_an_image_is_answered_with_the_mean_and_its_overlay_shows_the_mean_map(
     assert np.abs(shown.astype(int) - expected).max() <= 1
     alone = overlay(resize(grey, 48), enlarged[-1])
     assert np.abs(shown.astype(int) - alone).max() > 10, "the test could not fail"
+
+
+def test_a_soup_of_two_kinds_of_squares_is_refused_and_one_kind_stays(networks, bones):
+    run("a-seed0", networks[0], 0, resize="pad"), run("a-seed1", networks[0], 1)
+    with pytest.raises(UserError, match="resize = stretch in a-seed1, but pad in a-seed0"):
+        made("a-seed0", "a-seed1", soup=True)
+    run("a-seed1", networks[0], 1, resize="pad")
+    folder = made("a-seed0", "a-seed1", soup=True)
+    shutil.rmtree(runs_dir() / "a-seed0")
+    assert networks_of(folder).resize == ["pad"], "its members are needed no longer"
 
 
 def test_a_soup_predicts_without_its_members(networks, bones, tmp_path):

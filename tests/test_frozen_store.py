@@ -67,6 +67,8 @@ def test_whatever_changes_the_activations_changes_their_folder(weights_file):
         {"image_size": 64}, {"unfreeze": 4}, {"scaling": "unit"}, {"weights": "none"},
     ):  # fmt: skip
         assert changed(None, **changes) == [True, True], changes
+    padded = folders_of(settings, replace(images, resize="pad"), model)
+    assert not set(padded) & set(base), "another square is another activation"
     for changes in ({"extractor": "openvino"}, {"precision": "mixed"}):
         assert changed(model, **changes) == [True, True], changes
     for changes in (

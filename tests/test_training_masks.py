@@ -6,13 +6,14 @@ import keras
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from small import experiment, images_of, train, vivid
+from small import experiment, images_of, prepare, train, vivid
 
 from mura_utils.data.dataset import Images, Masks
 from mura_utils.errors import UserError
 from mura_utils.generators import Augmentation, make_dataset
 from mura_utils.network.build import load_model
 from mura_utils.network.heads import FINDING
+from mura_utils.training import make_task
 from mura_utils.training.masks import MaskLoss
 
 SIZE = 64
@@ -26,6 +27,13 @@ class Masked(Images):
         position = int(path.removesuffix(".png"))
         bright = self.pixels[position] > 200
         return bright if bright.any() and position < len(self) - 2 else None
+
+
+class Unmasked(Images):
+    """Abnormal images without masks, as MURA's."""
+
+    def mask(self, path):
+        return None
 
 
 def spots(count=48):
@@ -55,7 +63,9 @@ def test_masks_are_there_empty_or_unknown():
     maps, known = masks.take(np.array([0, 1, len(images) - 2]))
     assert maps.sum(axis=(1, 2)).tolist() == [144, 0, 0]
     assert known.tolist() == [True, True, False]
-    assert str(masks) == "23 masks, 24 images without a finding, 1 unknown"
+    assert (
+        masks.describe(np.arange(len(images))) == "23 masks, 24 images without a finding, 1 unknown"
+    )
 
 
 @pytest.mark.parametrize("grey_range", [0.0, 0.2])
@@ -125,3 +135,15 @@ def test_masks_without_any_map_are_taken():
 def test_what_does_not_fit_is_one_sentence(changes, message):
     with pytest.raises(UserError, match=message):
         pooled(**changes)
+
+
+def test_masks_that_are_not_there_teach_nothing_and_are_refused():
+    images = spots()
+    maskless = Unmasked(images.root, images.rows.assign(source="mura"), images.pixels)
+    with pytest.raises(UserError, match=r"mask_supervision = 10\.0, but no training image of mura"):
+        make_task(vivid(pooled()), maskless, pooled())
+
+
+def test_what_is_taught_is_counted(capsys):
+    prepare(pooled(), spots(), vivid(pooled()))
+    assert "23 masks, 24 images without a finding, 1 unknown." in capsys.readouterr().out

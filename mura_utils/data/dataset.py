@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mura_utils.data.pixels import load_pixels
 from mura_utils.data.sources import load_mask
 from mura_utils.data.squares import resize_mask
 from mura_utils.labels import ABNORMAL
@@ -34,10 +35,11 @@ class Masks:
         taken[places >= 0] = self.maps[places[places >= 0]]
         return taken, places != _UNKNOWN
 
-    def __str__(self) -> str:
-        """Count what there is."""
+    def describe(self, rows: np.ndarray) -> str:
+        """Count what there is for some images."""
+        places = self.places[rows]
         mapped, empty, unknown = (
-            int(n.sum()) for n in (self.places >= 0, self.places == _EMPTY, self.places == _UNKNOWN)
+            int(n.sum()) for n in (places >= 0, places == _EMPTY, places == _UNKNOWN)
         )
         return f"{mapped:,} masks, {empty:,} images without a finding, {unknown:,} unknown"
 
@@ -131,3 +133,22 @@ class Images:
                 maps.append(mask.astype(np.uint8))
         empty = np.zeros((0, self.size, self.size), np.uint8)
         return Masks(np.stack(maps) if maps else empty, places)
+
+
+def load_images(
+    root: Path, rows: pd.DataFrame, size: int, resize: str = "stretch", progress: bool = True
+) -> Images:
+    """The images of a manifest with their split, decoded and resized once.
+
+    Args:
+        root: the data set's folder.
+        rows: as of `Images`, with path and sha256.
+        size: side of the square images, in pixels.
+        resize: how they become squares, see `squares.resize`.
+        progress: show a progress bar while decoding.
+
+    Raises:
+        UserError, ImageFault: as `pixels.load_pixels`.
+    """
+    pixels = load_pixels(root, rows, size, progress=progress, resize=resize)
+    return Images(root, rows, pixels, resize)

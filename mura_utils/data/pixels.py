@@ -27,9 +27,9 @@ def load_pixels(
     root: Path,
     manifest: pd.DataFrame,
     size: int,
-    resize: str = "stretch",
     cache_dir: Path | None = None,
     progress: bool = True,
+    resize: str = "stretch",
 ) -> np.ndarray:
     """Decode and resize all images of a manifest once; later calls map the stored file.
 
@@ -38,9 +38,9 @@ def load_pixels(
         manifest: one row an image, with path and sha256 (empty where pixels were not read; the
             file's length and time of change then stand for its content).
         size: side of the square images, in pixels.
-        resize: how an image becomes a square, see `squares.resize`.
         cache_dir: folder of the stored file, `pixels-<digest>.npy`; None is `paths.cache_dir()`.
         progress: show a progress bar while decoding.
+        resize: how an image becomes a square, see `squares.resize`.
 
     Returns:
         Read-only memory map (N, size, size) uint8, in the order of the manifest.

@@ -58,6 +58,8 @@ def resize_mask(mask: np.ndarray, size: int, how: str = "stretch") -> np.ndarray
 def _to_square(
     image: np.ndarray, size: int, how: str, resampling: Image.Resampling, **options: Any
 ) -> np.ndarray:
+    if how not in ("stretch", "pad"):
+        raise ValueError(f"how = {how!r}: stretch or pad")
     height, width = image.shape if how == "pad" else (1, 1)
     rows, columns = (max(1, round(size * n / max(height, width))) for n in (height, width))
     resized = np.asarray(Image.fromarray(image).resize((columns, rows), resampling, **options))

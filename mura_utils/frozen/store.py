@@ -177,6 +177,7 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
             "network": f"{experiment.backbone} before {cut.first_trained}",
             "images": len(rows),
             "image_size": experiment.image_size,
+            "resize": images.resize,
             "augmentation": asdict(augmentation) if augmentation else None,
             "view_seed": seed,
             "computed_by": f"{experiment.extractor}, {experiment.precision}",

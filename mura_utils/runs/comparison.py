@@ -13,10 +13,9 @@ import pandas as pd
 
 from mura_utils import report
 from mura_utils.errors import UserError
-from mura_utils.experiments import validate_parameters
 from mura_utils.paths import reading
 from mura_utils.runs.ensemble import read_ensemble, require_members
-from mura_utils.runs.record import find_run, is_ensemble, is_tested, is_trained, read_record
+from mura_utils.runs.record import find_run, is_ensemble, is_tested, is_trained, read_experiment
 
 REPORT_COLUMNS = {name: f"report_mura_image_split_{name}" for name in ("val_accuracy", "val_loss")}
 """The columns of `compare` that hold the report's values, by their names in `report.FIG_28`."""
@@ -191,9 +190,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
-    # A run of an earlier version may lack a parameter: it ran as today's default does.
-    record = validate_parameters(read_record(folder), where=str(folder / "experiment.yaml"))
-    parameters = record.model_dump()
+    parameters = read_experiment(folder).model_dump()
     seed = parameters.pop("seed")
     del parameters["name"]
     stem = re.sub(r"-seed\d+$", "", folder.name)

@@ -21,7 +21,7 @@ from mura_utils.runs.record import (
     find_run,
     is_ensemble,
     is_trained,
-    read_record,
+    read_experiment,
     require_trained,
 )
 
@@ -119,8 +119,7 @@ def read_member(run: str | Path) -> Member:
     if is_ensemble(folder):
         inside = " ".join(member.name for member in read_ensemble(folder).members)
         raise UserError(f"{folder.name} is an ensemble itself: give its members instead, {inside}.")
-    where = folder / "experiment.yaml"
-    experiment = validate_parameters(read_record(folder), where=str(where))
+    experiment = read_experiment(folder)
     with reading(folder / "training.json") as training:
         return Member(
             folder,
@@ -214,15 +213,11 @@ def networks_of(folder: Path) -> Networks:
         described_in = folder / "training.json"
         with reading(described_in) as training:
             classes = list(training["classes"])
-        return Networks([folder / "model.keras"], [_resize(folder)], False, classes, described_in)
+        resize = read_experiment(folder).resize
+        return Networks([folder / "model.keras"], [resize], False, classes, described_in)
     ensemble = read_ensemble(folder)
     require_members(folder.name, ensemble)
     own = [folder] if ensemble.soup else [member.folder for member in ensemble.members]
     files = [place / "model.keras" for place in own]
-    resize = [_resize(member.folder) for member in ensemble.members][: len(own)]
-    return Networks(files, resize, ensemble.flip, ensemble.classes, folder / ENSEMBLE)
-
-
-def _resize(folder: Path) -> str:
-    where = str(folder / "experiment.yaml")
-    return validate_parameters(read_record(folder), where=where).resize
+    resizes = [member.experiment.resize for member in ensemble.members][: len(files)]
+    return Networks(files, resizes, ensemble.flip, ensemble.classes, folder / ENSEMBLE)

@@ -19,7 +19,13 @@ from typing import Any
 from filelock import FileLock
 
 from mura_utils.errors import UserError, shown
-from mura_utils.experiments import Experiment, owner, read_parameters, save_experiment
+from mura_utils.experiments import (
+    Experiment,
+    owner,
+    read_parameters,
+    save_experiment,
+    validate_parameters,
+)
 from mura_utils.locks import claim
 from mura_utils.paths import read_json, resolve, runs_dir, write_json
 from mura_utils.runs.stages import NOTEBOOKS
@@ -38,6 +44,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The parameters that a run was made with; empty for a new run."""
     path = folder / "experiment.yaml"
     return read_parameters(path) if path.exists() else {}
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """The experiment that a run was made with; what an earlier version lacks has its default.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    return validate_parameters(read_record(folder), where=str(folder / "experiment.yaml"))
 
 
 def refuse_changes(

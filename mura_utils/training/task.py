@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from mura_utils import devices, frozen, report
 from mura_utils.data.dataset import Images
+from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.generators import Augmentation, make_dataset
 from mura_utils.network.cpu_kernels import use_cpu_adam, use_cpu_kernels
@@ -55,22 +56,35 @@ def make_task(
     Args:
         model: as returned by `build.build_model`, one output for each of the images' classes.
         images: what is trained on and validated with.
-        experiment: batch_size, augmentation, class_weights and seed are used.
+        experiment: batch_size, augmentation, sampling, class_weights, mask_supervision and seed are
+            used.
         stored: where it is `on`, the tail is trained on its activations, see `frozen.extract`.
+
+    Raises:
+        UserError: `mask_supervision` without any mask among the training images.
     """
     one_hot = images.one_hot
     training_rows, validation_rows = images.positions("train"), images.positions("validation")
+    weights = _class_weights(one_hot[training_rows])
     common = {
-        "class_weights": _balanced(one_hot[training_rows]) if experiment.class_weights else None,
+        "class_weights": dict(enumerate(weights.tolist())) if experiment.class_weights else None,
         "steps": -(-len(training_rows) // experiment.batch_size),
         "fingerprint": hashlib.sha256(images.rows.to_csv(index=False).encode()).hexdigest(),
     }
     options = {"batch_size": experiment.batch_size, "seed": experiment.seed}
-    balanced = experiment.sampling == "balanced"
-    shares = _equal_shares(one_hot[training_rows]) if balanced else None
+    shares = None
+    if experiment.sampling == "balanced":
+        shares = weights[one_hot[training_rows].argmax(axis=1)] / len(training_rows)
     network, masks, grid = model, None, 0
     if experiment.mask_supervision:
-        masks = images.masks(np.concatenate([training_rows, validation_rows]))
+        watched = np.concatenate([training_rows, validation_rows])
+        masks = images.masks(watched)
+        if not (masks.places[training_rows] >= 0).any():
+            raise UserError(
+                f"mask_supervision = {experiment.mask_supervision}, but no training image of "
+                f"{images.source} has a mask to learn from: give 0, or data with masks."
+            )
+        print(f"Masks of training and validation images: {masks.describe(watched)}.")
         finding = model.get_layer(FINDING).output
         grid = finding.shape[1]
         network = keras.Model(model.inputs, [*model.outputs, finding], name=model.name)
@@ -117,19 +131,13 @@ def make_task(
     return Task(network, batches, validation, **common)
 
 
-def _balanced(one_hot: np.ndarray) -> dict[int, float]:
-    """Weights inverse to the classes' frequencies; their mean over the images is 1."""
+def _class_weights(one_hot: np.ndarray) -> np.ndarray:
+    """(K,) weights inverse to the classes' frequencies; their mean over the images is 1."""
     counts = np.count_nonzero(one_hot, axis=0)
     present = counts > 0
     weights = np.ones(len(counts))
     weights[present] = len(one_hot) / (present.sum() * counts[present])
-    return dict(enumerate(weights.tolist()))
-
-
-def _equal_shares(one_hot: np.ndarray) -> np.ndarray:
-    """How often to draw each image so that all classes are drawn alike often; they sum to 1."""
-    counts = np.count_nonzero(one_hot, axis=0)
-    return 1 / (counts[one_hot.argmax(axis=1)] * np.count_nonzero(counts))
+    return weights
 
 
 def compile_task(task: Task, training: Training) -> None:
