@@ -156,7 +156,7 @@ class Network(Pixels, Seeded):
     """The network, where its weights come from, and which of them are trained (notebook 05)."""
 
     backbone: Annotated[Literal[tuple(BACKBONES)], AnyCase] = _parameter(
-        "densenet121", "05", "network of keras.applications without its top"
+        "densenet121", "05", "the network before the head"
     )
     # MobileNet's first layer has 32 filters, of which one must be left.
     alpha: Number = _parameter(1.0, "05", "width multiplier of mobilenet", ge=1 / 32, le=2)
