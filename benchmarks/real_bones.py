@@ -18,23 +18,18 @@ import pandas as pd
 from _common import options, run, say, say_head, say_row
 
 from mura_utils.errors import UserError
-from mura_utils.evaluation.metrics import evaluate, evaluate_abnormality
-from mura_utils.labels import NORMAL, p_abnormal
+from mura_utils.evaluation.metrics import evaluate, evaluate_abnormality, operating_point
+from mura_utils.labels import p_abnormal
 from mura_utils.paths import read_table
 from mura_utils.runs.record import find_run, is_tested
-
-
-def operating_point(validation: pd.DataFrame, specificity: float) -> float:
-    """The lowest threshold that at least this share of the normal validation images lie below."""
-    normal = p_abnormal(validation)[validation["abnormality"] == NORMAL]
-    return float(np.quantile(normal, specificity, method="higher"))
 
 
 def judge(folder: Path, specificity: float, bootstrap: int) -> dict[str, dict]:
     """A run's metrics on its test images: value, low and high of each."""
     predictions = read_table(folder / "predictions.csv")
     test = predictions[predictions["split"] == "test"]
-    threshold = operating_point(predictions[predictions["split"] == "validation"], specificity)
+    validation = predictions[predictions["split"] == "validation"]
+    threshold = operating_point(validation["abnormality"], p_abnormal(validation), specificity)
     binary = evaluate_abnormality(
         test["abnormality"], p_abnormal(test), test["patient"], threshold, bootstrap
     )

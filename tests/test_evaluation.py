@@ -177,6 +177,28 @@ def test_threshold_moves_sensitivity_against_specificity(predictions):
     assert low["auroc"]["value"] == high["auroc"]["value"]
 
 
+@pytest.mark.parametrize("specificity", [0.05, 0.5, 0.9, 1.0])
+def test_the_operating_point_is_the_lowest_threshold_with_that_specificity(
+    predictions, specificity
+):
+    truth, p = predictions["abnormality"], p_abnormal(predictions)
+    chosen = evaluation.operating_point(truth, p, specificity)
+
+    def reached(threshold: float) -> float:
+        return evaluation.evaluate_abnormality(
+            truth, p, predictions["patient"], threshold, bootstrap=0
+        )["specificity"]["value"]
+
+    lower = p[p < chosen]
+    assert reached(chosen) >= specificity
+    assert lower.empty or reached(lower.max()) < specificity
+
+
+def test_without_normal_rows_no_threshold_is_offered(predictions):
+    abnormal = predictions[predictions["abnormality"] == "Abnormal"]
+    assert evaluation.operating_point(abnormal["abnormality"], p_abnormal(abnormal)) == np.inf
+
+
 # --- intervals ----------------------------------------------------------------------------------
 
 

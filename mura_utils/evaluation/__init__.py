@@ -1,6 +1,11 @@
 """How good a model is: predictions, metrics at four levels, intervals over patients, tables."""
 
-from mura_utils.evaluation.metrics import LEVELS, evaluate, evaluate_abnormality
+from mura_utils.evaluation.metrics import (
+    LEVELS,
+    evaluate,
+    evaluate_abnormality,
+    operating_point,
+)
 from mura_utils.evaluation.predictions import (
     PREDICTION_COLUMNS,
     p_body_part,
@@ -20,6 +25,7 @@ __all__ = [
     "kappa_table",
     "metrics_record",
     "metrics_table",
+    "operating_point",
     "p_body_part",
     "predictions_frame",
     "study_predictions",

@@ -23,7 +23,14 @@ from mura_utils.evaluation.predictions import (
     require_columns,
     study_predictions,
 )
-from mura_utils.labels import ABNORMAL, body_part, classes_of, p_abnormal, probabilities_of
+from mura_utils.labels import (
+    ABNORMAL,
+    NORMAL,
+    body_part,
+    classes_of,
+    p_abnormal,
+    probabilities_of,
+)
 
 LEVELS = {
     "image": "all classes, per image",
@@ -159,6 +166,28 @@ def evaluate_abnormality(
     known, draws = draw_patients(patients, bootstrap, seed)
     measure = _binary_measure(abnormality, pd.Series(p), threshold)
     return resampled(measure, draws, known.get_indexer(patients))
+
+
+def operating_point(abnormality: pd.Series, p: pd.Series, specificity: float = 0.9) -> float:
+    """The lowest threshold at which at least this share of the normal rows is called normal.
+
+    Choose it on validation, never on the rows that are to be judged by it.
+
+    Args:
+        abnormality: Normal or Abnormal, one an image or study.
+        p: (N,) probability of abnormal; abnormal is `p` above the threshold.
+        specificity: the share, above 0 and at most 1.
+
+    Returns:
+        A value of `p`, or inf where there are no normal rows to choose by.
+
+    Example:
+        >>> truth = pd.Series(["Normal"] * 4 + ["Abnormal"])
+        >>> operating_point(truth, pd.Series([0.1, 0.2, 0.3, 0.8, 0.6]), specificity=0.75)
+        0.3
+    """
+    normal = np.asarray(p, float)[(abnormality == NORMAL).to_numpy()]
+    return float(np.quantile(normal, specificity, method="inverted_cdf")) if len(normal) else np.inf
 
 
 def _class_measure(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> Measure:
