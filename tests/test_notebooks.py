@@ -122,7 +122,7 @@ def test_the_frame_is_the_same_in_every_notebook(name):
     assert len(exercises(name)) >= 3
     for exercise in exercises(name):
         assert exercise.count("<details><summary>Solution</summary>") == 1
-    assert text[-1].splitlines()[-1].startswith("**API pages:** [")
+    assert re.match(r"\*\*API pages:\*\* .*\]\(https://", text[-1].splitlines()[-1])
 
 
 def test_every_report_figure_has_a_section():
