@@ -16,9 +16,10 @@ import pytest
 from mura_utils.experiments import Experiment, load_experiment, owner
 from mura_utils.notebook import parameters_in
 from mura_utils.paths import REPOSITORY, read_json, read_table
-from mura_utils.runs.pipeline import run_experiment
+from mura_utils.runs import pipeline
 from mura_utils.runs.record import completed
 from mura_utils.runs.stages import NOTEBOOKS
+from tools.prose_share import measure, prose_lines
 
 TINY = {
     "name": "tiny",
@@ -40,6 +41,21 @@ def read(name: str) -> nbformat.NotebookNode:
 
 def code_cells(name: str) -> list[nbformat.NotebookNode]:
     return [cell for cell in read(name).cells if cell.cell_type == "code"]
+
+
+def exercises(name: str) -> list[str]:
+    """The numbered exercises of a notebook, each with its solution."""
+    _, text = read(name).cells[-1].source.split("## Exercises")
+    return re.split(r"^\d+\. ", text, flags=re.MULTILINE)[1:]
+
+
+def solutions(name: str) -> list[str]:
+    """The Python code of the solutions."""
+    return [
+        code
+        for exercise in exercises(name)
+        for code in re.findall(r"^```python\n(.*?)^```$", exercise, re.MULTILINE | re.DOTALL)
+    ]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -70,6 +86,26 @@ def test_cells_are_short_and_hold_no_logic(name):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
+def test_words_are_markdown_and_not_built_by_code(name):
+    assert measure(REPOSITORY / "notebooks" / f"{name}.ipynb").share < 0.05
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("x = 'one two three four five'", set()),
+        ("x = 'one two three four five six'", {1}),
+        ("x = (\n    f'one {two} three '\n    'four five six'\n)", {1, 2, 3, 4}),
+        ("for x in y:\n    x += 1\n    print('one two three four five six')", {3}),
+        ("if x == 'one two three four five six':\n    x = 1", {1}),
+        ("import os\n# one two three four five six\nos.getcwd()", set()),
+    ],
+)
+def test_a_sentence_is_a_string_of_six_words(source, lines):
+    assert prose_lines(source) == lines
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_the_frame_is_the_same_in_every_notebook(name):
     text = [cell.source for cell in read(name).cells if cell.cell_type == "markdown"]
     assert sum(len(re.findall(r"^# ", source, re.MULTILINE)) for source in text) == 1
@@ -77,13 +113,16 @@ def test_the_frame_is_the_same_in_every_notebook(name):
         assert f"| **{row}** |" in text[0]
     everything = "\n".join(text)
     for part in (
+        "\n**In this notebook you will**\n\n- ",
         "## Set-up",
         "## What we learned",
         "| Decision | Evidence | Consequence |",
-        "## Exercises",
-        "<details>",
     ):
-        assert part in everything
+        assert part in "\n" + everything
+    assert len(exercises(name)) >= 3
+    for exercise in exercises(name):
+        assert exercise.count("<details><summary>Solution</summary>") == 1
+    assert re.match(r"\*\*API pages:\*\* .*\]\(https://", text[-1].splitlines()[-1])
 
 
 def test_every_report_figure_has_a_section():
@@ -124,10 +163,32 @@ def test_committed_outputs_are_complete_small_and_of_no_machine(name):
                 assert len(output.metadata["image/png"]["alt"]) > 20, "a figure needs alt text"
 
 
+SOLUTION = """
+try:
+    exec({code!r})
+except Exception as error:
+    print("solution {number} failed:", type(error).__name__, error)
+"""
+
+
 @pytest.fixture(scope="module")
-def tiny():
-    """All seven notebooks on 80 phantom patients, in the session's temporary folders."""
-    folder = run_experiment(load_experiment("demo", **TINY), progress=False)
+def tiny(tmp_path_factory):
+    """All seven notebooks on 80 phantom patients, in the session's temporary folders.
+
+    At its end each notebook also runs the solutions of its exercises, in their order.
+    """
+    copies = tmp_path_factory.mktemp("repository")
+    (copies / "notebooks").mkdir()
+    for name in NOTEBOOKS:
+        book = read(name)
+        for number, code in enumerate(solutions(name), start=1):
+            cell = nbformat.v4.new_code_cell(SOLUTION.format(code=code, number=number))
+            cell.metadata["tags"] = ["solution"]
+            book.cells.append(cell)
+        nbformat.write(book, copies / "notebooks" / f"{name}.ipynb")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline, "REPOSITORY", copies)
+        folder = pipeline.run_experiment(load_experiment("demo", **TINY), progress=False)
     assert completed(folder) == list(NOTEBOOKS)
     return folder
 
@@ -135,6 +196,18 @@ def tiny():
 @pytest.fixture(autouse=True)
 def folders():
     """The session's folders, not one for each test: the tiny run is shared."""
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_solutions_of_the_exercises_run(tiny, name):
+    cells = [
+        cell
+        for cell in nbformat.read(tiny / f"{name}.ipynb", as_version=4).cells
+        if "solution" in cell.metadata.get("tags", [])
+    ]
+    assert len(cells) == len(solutions(name)) >= 1
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.outputs)
+    assert not re.findall(r"^solution \d+ failed: .*", printed, re.MULTILINE)
 
 
 def test_the_tiny_run_admits_every_phantom(tiny):
