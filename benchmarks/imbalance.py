@@ -58,21 +58,30 @@ class Features:
     classes: np.ndarray
 
 
-def with_smote(features: Features, seed: int) -> tuple[Features, int]:
-    """Features with as many images in each class as in the largest, and the neighbors used.
-
-    A class of m images has m - 1 neighbors to offer, so that the smallest class sets the number.
+def neighbors_of(classes: np.ndarray) -> dict[int, int]:
+    """SMOTE's neighbors in each class: five, or all others of a class that has fewer.
 
     Raises:
         UserError: a class has a single image.
     """
+    counts = np.bincount(classes)
+    if counts.min() < 2:
+        raise UserError("SMOTE needs two training images of each class: use a larger data set.")
+    return {number: min(_NEIGHBORS, count - 1) for number, count in enumerate(counts.tolist())}
+
+
+def with_smote(features: Features, seed: int) -> Features:
+    """The features and synthetic ones, by which each class is as large as the largest."""
     from imblearn.over_sampling import SMOTE
 
-    neighbors = min(_NEIGHBORS, np.unique(features.classes, return_counts=True)[1].min() - 1)
-    if not neighbors:
-        raise UserError("SMOTE needs two training images of each class: use a larger data set.")
-    smote = SMOTE(k_neighbors=neighbors, random_state=seed)
-    return Features(*smote.fit_resample(features.pooled, features.classes)), neighbors
+    known, largest = len(features.classes), np.bincount(features.classes).max()
+    pooled, classes = [features.pooled], [features.classes]
+    for number, neighbors in neighbors_of(features.classes).items():
+        smote = SMOTE(sampling_strategy={number: largest}, k_neighbors=neighbors, random_state=seed)
+        grown, labels = smote.fit_resample(features.pooled, features.classes)
+        pooled.append(grown[known:])
+        classes.append(labels[known:])
+    return Features(np.concatenate(pooled), np.concatenate(classes))
 
 
 def train_head(
@@ -97,7 +106,7 @@ def train_head(
     if remedy == "class weights":
         weights = balance
     if remedy == "SMOTE":
-        features, _ = with_smote(features, seed)
+        features = with_smote(features, seed)
     if remedy == "balanced sampling":
         shares = balance[features.classes] / len(features.classes)
         order = rng.choice(len(shares), drawn, p=shares / shares.sum())
@@ -115,7 +124,11 @@ def train_head(
     if remedy == "focal loss":
         loss = keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=_GAMMA)
     head.compile(keras.optimizers.Adam(_RATE), loss, steps_per_execution=20)
-    head.fit(tf.data.Dataset.from_tensor_slices(order).batch(_BATCH).map(gather), verbose=0)
+    head.fit(
+        tf.data.Dataset.from_tensor_slices(order).batch(_BATCH).map(gather),
+        shuffle=False,
+        verbose=0,
+    )
     return head
 
 
@@ -200,10 +213,14 @@ def measure(arguments: argparse.Namespace) -> None:
         training, test = (np.flatnonzero(part["split"] == name) for name in ("train", "test"))
         scaler = StandardScaler().fit(features[training])
         known = Features(scaler.transform(features[training]), numbers[training])
-        made, neighbors = with_smote(known, seed=0)
+        fewer = [
+            f"{images.classes[k]} {count}"
+            for k, count in neighbors_of(known.classes).items()
+            if count < _NEIGHBORS
+        ]
         say(
-            f"Split {number}: {len(training)} training and {len(test)} test images; SMOTE: "
-            f"{len(made.classes)} of {neighbors} neighbors."
+            f"Split {number}: {len(training)} training and {len(test)} test images; SMOTE has "
+            f"{_NEIGHBORS} neighbors, but {', '.join(fewer) or 'nowhere fewer'}."
         )
         for remedy in REMEDIES:
             for seed in seeds:
