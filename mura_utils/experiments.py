@@ -114,7 +114,7 @@ def data_root(experiment: Experiment) -> Path:
 def weights_file(network: Network) -> Path | None:
     """The file that the parameter `weights` names; None where Keras has the weights, or nobody.
 
-    A path may start in the data folder.
+    A path may start in the data folder. It may be an earlier run's ``model.keras``.
 
     Raises:
         UserError: there is no such file; a backbone's package is not installed, or not that file.
@@ -132,6 +132,16 @@ def weights_file(network: Network) -> Path | None:
             f"weights: {path} is no file; give phantom, imagenet, none, or a weights file."
         )
     return path
+
+
+def weights_digest(network: Network) -> str | None:
+    """The sha256 of `weights_file`, which can change while its name stays; None without a file.
+
+    Raises:
+        UserError: as `weights_file`.
+    """
+    path = weights_file(network)
+    return None if path is None else sha256(path.read_bytes()).hexdigest()
 
 
 def _packaged_weights(backbone: str) -> Path | None:

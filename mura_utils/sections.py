@@ -161,7 +161,7 @@ class Network(Pixels, Seeded):
     # MobileNet's first layer has 32 filters, of which one must be left.
     alpha: Number = _parameter(1.0, "05", "width multiplier of mobilenet", ge=1 / 32, le=2)
     weights: Weights = _parameter(
-        "phantom", "05", "phantom, imagenet, none, or the path of a weights file"
+        "phantom", "05", "phantom, imagenet, none, a weights file, or an earlier run's model.keras"
     )
     scaling: Annotated[Literal["unit", "backbone"], AnyCase] = _parameter(
         "backbone", "05", "unit: [0, 1] as in the report; backbone: as its weights expect"

@@ -62,5 +62,8 @@ def test_pooled_features_are_those_of_the_rows_and_of_the_weights():
     np.testing.assert_allclose(
         pooled_features(experiment, images, np.array([3, 1])), every[[3, 1]], rtol=1e-3
     )
+    both = pooled_features(experiment, images, np.arange(5), maximum=True)
+    assert both.shape == (5, 512) and (both[:, 256:] >= both[:, :256]).all()
+    np.testing.assert_allclose(both[:, :256], every, rtol=1e-3)
     other = pooled_features(experiment.model_copy(update={"seed": 1}), images, np.arange(5))
     assert not np.allclose(every, other, rtol=0.1, atol=0)

@@ -113,6 +113,15 @@ def test_a_weights_file_that_is_absent_stops_what_would_read_it_before_it_begins
     assert completed(run(stop="04", weights=absent)) == list(NOTEBOOKS[:4])
 
 
+def test_a_run_does_not_begin_with_the_network_that_it_would_overwrite(instant):
+    folder = run(stop="01")
+    (folder / "model.keras").write_text("trained")
+    for options in ({"overwrite": True}, {"start": "02"}):
+        with pytest.raises(UserError, match="is the run mine's own, which would be overwritten"):
+            run(weights=str(folder / "model.keras"), **options)
+    assert (folder / "model.keras").read_text() == "trained"
+
+
 def test_a_library_that_is_absent_stops_what_would_need_it_before_it_begins(instant, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UserError, match="extractor = openvino needs OpenVINO"):

@@ -106,6 +106,16 @@ def test_the_description_of_a_training_is_what_training_json_holds(undisturbed):
     assert described["model_sha256"] == hashlib.sha256(done.path.read_bytes()).hexdigest()
 
 
+def test_the_description_says_which_file_the_weights_came_from(tmp_path):
+    file = tmp_path / "initial.npz"
+    file.write_bytes(b"not read here: the network is another")
+    done = train(tmp_path, experiment(epochs=1, weights=str(file)))
+    described = training.describe_training(
+        done.result, done.model, CLASSES, done.path, frozen.Plan(False, "")
+    )
+    assert described["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def test_the_interrupted_trainings_reduce_the_rate_and_stop_early(undisturbed):
     """Otherwise the tests below would not show that callbacks remember."""
     for run in ("stored, plateau", "on the fly, plateau"):
@@ -328,6 +338,7 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, checkpoint):
         ("split", False),
         ("contents", False),
         ("order", False),
+        ("the weights file", False),
     ],
 )
 def test_a_checkpoint_belongs_to_its_parameters_and_data(
@@ -348,6 +359,8 @@ def test_a_checkpoint_belongs_to_its_parameters_and_data(
         rows.loc[0, "sha256"] = "f" * 64
     elif change == "order":
         images = replace(images, rows=rows.iloc[::-1].reset_index(drop=True))
+    elif change == "the weights file":
+        monkeypatch.setattr(resume, "weights_digest", lambda _: "f" * 64)
     shutil.copytree(checkpoint, tmp_path / ".checkpoint")
     model, task = prepare(settings, images)
     given = []

@@ -116,17 +116,17 @@ def evaluate(
             "studies": len(studies),
             "patients": len(patients),
         },
-        "image": with_intervals(_class_measure(true, predicted, probabilities), predictions),
+        "image": with_intervals(class_measure(true, predicted, probabilities), predictions),
         "body_part": with_intervals(
             _label_measure(part_of[true], parts.to_numpy().argmax(axis=1), parts.shape[1]),
             predictions,
         ),
         "binary_image": with_intervals(
-            _binary_measure(predictions["abnormality"], p_abnormal(predictions), threshold),
+            binary_measure(predictions["abnormality"], p_abnormal(predictions), threshold),
             predictions,
         ),
         "binary_study": with_intervals(
-            _binary_measure(studies["abnormality"], studies["p_abnormal"], threshold), studies
+            binary_measure(studies["abnormality"], studies["p_abnormal"], threshold), studies
         ),
         "classes": _class_table(confusion, classes, roc["classes"]),
         "classes_without_images": [
@@ -164,7 +164,7 @@ def evaluate_abnormality(
         0.5
     """
     known, draws = draw_patients(patients, bootstrap, seed)
-    measure = _binary_measure(abnormality, pd.Series(p), threshold)
+    measure = binary_measure(abnormality, pd.Series(p), threshold)
     return resampled(measure, draws, known.get_indexer(patients))
 
 
@@ -190,7 +190,14 @@ def operating_point(abnormality: pd.Series, p: pd.Series, specificity: float = 0
     return float(np.quantile(normal, specificity, method="inverted_cdf")) if len(normal) else np.inf
 
 
-def _class_measure(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> Measure:
+def class_measure(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> Measure:
+    """The metrics ``image`` of `evaluate`, from weights (B, N) to values (B,).
+
+    Args:
+        true: (N,) numbers of classes.
+        predicted: (N,) numbers of classes.
+        probabilities: (N, K).
+    """
     losses = -np.log(np.clip(probabilities[np.arange(len(true)), true], 1e-7, 1))
     count = probabilities.shape[1]
 
@@ -223,7 +230,14 @@ def _label_measure(true: np.ndarray, predicted: np.ndarray, count: int) -> Measu
     return measure
 
 
-def _binary_measure(abnormality: pd.Series, p: pd.Series, threshold: float) -> Measure:
+def binary_measure(abnormality: pd.Series, p: pd.Series, threshold: float) -> Measure:
+    """The metrics ``binary_image`` of `evaluate`, from weights (B, N) to values (B,).
+
+    Args:
+        abnormality: Normal or Abnormal, one an image.
+        p: (N,) probability of abnormal.
+        threshold: abnormal is `p` above it.
+    """
     true, p = (abnormality == ABNORMAL).to_numpy(int), p.to_numpy(float)
     predicted = (p > threshold).astype(int)
     labels = _label_measure(true, predicted, 2)

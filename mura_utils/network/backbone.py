@@ -15,6 +15,7 @@ from keras import KerasTensor, layers
 from mura_utils.backbones import BACKBONES
 from mura_utils.errors import UserError, naming_damage
 from mura_utils.experiments import weights_file
+from mura_utils.network.saved import take_backbone
 from mura_utils.network.torch_weights import assign_tensors
 from mura_utils.paths import atomic_write, reading
 from mura_utils.sections import Network
@@ -82,9 +83,10 @@ def _load_backbone(network: Network, x: KerasTensor) -> keras.Model:
     path = weights_file(network)
     if path is None:
         return _download(network, build, options)
-    if path.suffix in (".npz", ".pth"):
+    readers = {".npz": _read_weights, ".pth": assign_tensors, ".keras": take_backbone}
+    read = readers.get(path.suffix)
+    if read is not None:
         backbone = build(weights=None, **options)
-        read = _read_weights if path.suffix == ".npz" else assign_tensors
         read(backbone, path)
         return backbone
     # A file is loaded into the network as its users save it, without our input layers, whose extra

@@ -11,18 +11,16 @@ remember how it was trained.
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import keras
 from keras import layers
 
 from mura_utils.backbones import BACKBONES
-from mura_utils.errors import UserError
+from mura_utils.experiments import weights_file
 from mura_utils.network.backbone import FEATURES, build_backbone, convolution_names
-from mura_utils.network.heads import attach_head, regularizer
+from mura_utils.network.heads import LOGITS, attach_head, regularizer
+from mura_utils.network.saved import is_network, load_model, take_weights
 from mura_utils.sections import Network
 
 
@@ -30,6 +28,9 @@ def build_model(
     network: Network, classes: Sequence[str] | int, dtype_policy: str = "float32"
 ) -> keras.Model:
     """Build a network, with its weights loaded and its layers frozen.
+
+    Of an earlier run's ``model.keras`` every layer takes the weights that has its name and shapes
+    there, in the head as well; the classifier is new, and how many layers are is printed.
 
     Args:
         network: what to build, such as an experiment.
@@ -60,13 +61,19 @@ def _build(network: Network, count: int) -> keras.Model:
     coarse = layers.Identity(name=FEATURES)(backbone.output)
     fine = backbone.get_layer(BACKBONES[network.backbone].fine).output
     x = attach_head(network, coarse, fine)
-    x = layers.Dense(count, kernel_regularizer=regularizer(network), name="logits")(x)
+    x = layers.Dense(count, kernel_regularizer=regularizer(network), name=LOGITS)(x)
     # float32 also under mixed precision: a float16 softmax loses small probabilities.
     probabilities = layers.Activation("softmax", dtype="float32", name="predictions")(x)
     model = keras.Model(radiograph, probabilities, name=f"{network.backbone}_{network.head}")
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = network.batch_norm_momentum
+    if is_network(network.weights):
+        taken, new = take_weights(model, load_model(weights_file(network)), but=LOGITS)
+        print(
+            f"Weights of {network.weights}: {len(taken)} layers take theirs, {len(new)} start new "
+            f"({', '.join(new)})."
+        )
     return model
 
 
@@ -123,30 +130,3 @@ def parameter_counts(model: keras.Model) -> tuple[int, int, int]:
         count(model.trainable_weights),
         count(model.non_trainable_weights),
     )
-
-
-def load_model(path: Path) -> keras.Model:
-    """Load a trained model.
-
-    Raises:
-        UserError: the file is absent or not a Keras model.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is missing: train it with notebook 05_modeling.")
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # whatever a layer raises that does not know its configuration
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise UserError(
-            f"{path}, {_saved_by(path)}, cannot be read by Keras {keras.__version__} ({reason}): "
-            "use an environment with the version that saved it, or train it again with 05_modeling."
-        ) from error
-
-
-def _saved_by(path: Path) -> str:
-    """What a model's file says about the Keras that saved it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return f"saved by Keras {json.loads(archive.read('metadata.json'))['keras_version']}"
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
-        return "which is no whole Keras file"

@@ -13,6 +13,9 @@ FINDING = "attention_0"
 
 FINDING_LOGITS = f"{FINDING}_logits"
 
+LOGITS = "logits"
+"""The classifier: the last dense layer, one unit a class."""
+
 _FUSED = 128  # channels of the map that two strides are fused into
 _RARE = -4.0  # logit of a cell before training: findings cover about one cell in a hundred
 

@@ -36,17 +36,23 @@ def probe_images(images: Images, count: int, seed: int = 0) -> np.ndarray:
 
 
 @to_the_terminal()
-def pooled_features(network: Network, images: Images, rows: np.ndarray) -> np.ndarray:
+def pooled_features(
+    network: Network, images: Images, rows: np.ndarray, maximum: bool = False
+) -> np.ndarray:
     """The backbone's last feature map, averaged over its positions: (len(rows), C) float32.
 
     Args:
         network: its backbone, weights and scaling are used.
         images: their pixels are used.
         rows: positions of some of them.
+        maximum: whether each channel's maximum follows: (len(rows), 2 C).
     """
     keras.utils.set_random_seed(network.seed)
     radiograph, backbone = build_backbone(network, size=images.size)
     pooled = keras.layers.GlobalAveragePooling2D()(backbone.output)
+    if maximum:
+        highest = keras.layers.GlobalMaxPooling2D()(backbone.output)
+        pooled = keras.layers.Concatenate()([pooled, highest])
     batches = make_dataset(images.pixels, rows, np.zeros((len(images), 1), np.float32), 32)
     return keras.Model(radiograph, pooled).predict(batches, verbose=0)
 

@@ -24,7 +24,7 @@ from mura_utils.experiments import (
     validate_parameters,
     weights_file,
 )
-from mura_utils.paths import REPOSITORY, runs_dir
+from mura_utils.paths import REPOSITORY, resolve, runs_dir
 from mura_utils.runs.kernels import execute, require_kernel
 from mura_utils.runs.record import (
     begin,
@@ -67,13 +67,18 @@ def resolve_experiment(
 
 
 def require_inputs(experiment: Experiment, start: str, stop: str) -> None:
-    """Refuse, before anything runs, weights or a library that are absent.
+    """Refuse, before anything runs, weights or a library that are absent, or would be overwritten.
 
     Raises:
         UserError: one of the notebooks `start` to `stop` would need them.
     """
     if start <= owner("weights") <= stop:
-        weights_file(experiment)
+        file = weights_file(experiment)
+        if file is not None and resolve(runs_dir() / experiment.name) in resolve(file).parents:
+            raise UserError(
+                f"weights: {file} is the run {experiment.name}'s own, which would be overwritten: "
+                "choose another --name."
+            )
         require_extractor(experiment)
 
 

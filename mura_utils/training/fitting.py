@@ -37,12 +37,14 @@ class Training:
         best_epoch: the epoch whose weights were kept, by validation loss.
         seconds: wall-clock time of the epochs, those before an interruption included.
         resumed_after: epochs that an interrupted call had completed.
+        weights_sha256: of the file that the initial weights came from; None without one.
     """
 
     history: pd.DataFrame
     best_epoch: int
     seconds: float
     resumed_after: int = 0
+    weights_sha256: str | None = None
 
 
 def fit(
@@ -123,7 +125,13 @@ def fit(
 
     history = pd.DataFrame(checkpoint.rows)
     history.insert(0, "epoch", range(1, len(history) + 1))
-    return Training(history, checkpoint.best_epoch, checkpoint.seconds, resumed_after)
+    return Training(
+        history,
+        checkpoint.best_epoch,
+        checkpoint.seconds,
+        resumed_after,
+        checkpoint.weights_sha256,
+    )
 
 
 def _report_divergence(checkpoint: Checkpoint, experiment: Experiment) -> None:
@@ -210,6 +218,7 @@ def describe_training(
         "best": {name: float(best[name]) for name in _CURVES},
         "seconds": round(training.seconds, 1),
         "stored_activations": stored.on,
+        "weights_sha256": training.weights_sha256,
         "device": use_device(),
         "versions": versions(),
         "model_sha256": hashlib.sha256(model_path.read_bytes()).hexdigest(),

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from mura_utils.checkpoints import TrainingState, read_checkpoint, to_numpy, write_checkpoint
-from mura_utils.experiments import Experiment, owner
+from mura_utils.experiments import Experiment, owner, weights_digest
 from mura_utils.training.task import Task
 
 _CHECKPOINT_SECONDS = 10  # of training, at most, that a kill loses besides the current epoch
@@ -51,7 +51,8 @@ class Checkpoint(keras.callbacks.Callback, TrainingState):
         self.network = task.network
         self._watching = watching
         self._epochs = experiment.epochs
-        self._key = _checkpoint_key(task, experiment)
+        self.weights_sha256 = weights_digest(experiment)
+        self._key = _checkpoint_key(task, experiment, self.weights_sha256)
         TrainingState.__init__(self, folder / "state.npz", _CHECKPOINT_SECONDS, self._fits)
         if not self.record:
             shutil.rmtree(folder, ignore_errors=True)
@@ -118,13 +119,13 @@ class Checkpoint(keras.callbacks.Callback, TrainingState):
         return self.path.with_name(f"best-{epoch}.npz")
 
 
-def _checkpoint_key(task: Task, experiment: Experiment) -> str:
-    """What must be the same for a training to go on: its parameters, its data, its network."""
+def _checkpoint_key(task: Task, experiment: Experiment, weights: str | None) -> str:
+    """What must be the same for a training to go on: its parameters, data, weights, network."""
     parameters = {
         name: value
         for name, value in experiment.model_dump().items()
         if owner(name) <= "05" and name not in ("name", "data_dir")
     }
     shapes = [tuple(variable.shape) for variable in task.network.weights]
-    key = json.dumps([parameters, task.fingerprint, shapes], sort_keys=True)
+    key = json.dumps([parameters, task.fingerprint, weights, shapes], sort_keys=True)
     return hashlib.sha256(key.encode()).hexdigest()
