@@ -164,7 +164,7 @@ def _read(folder: Path) -> _Report:
     if absent:
         report.remarks.append(f"completed, but not in the run's folder: {absent}")
     if later:
-        report.remarks.append(f"not completed, and not in the report: {later}")
+        report.remarks.append(f"not completed, so not shown: {later}")
     return report
 
 
@@ -192,7 +192,7 @@ def _write_pages(report: _Report, out: Path) -> None:
     if links:
         report.remarks.append(f"outside the report, and no longer links: {', '.join(links)}")
     report.remarks += [
-        f"{number} figures without a description: {title}"
+        f"figures without a description: {number} in {title}"
         for title, number in undescribed.items()
         if number
     ]
