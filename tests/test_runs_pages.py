@@ -14,7 +14,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
+from typer.testing import CliRunner
 
+from mura_utils import cli
 from mura_utils.data.sources import SOURCES
 from mura_utils.errors import UserError
 from mura_utils.evaluation import LEVELS
@@ -76,11 +78,11 @@ def make():
         )
         write_json(folder / "quality.json", {"source": source})
         interval = {"value": 0.5, "low": 0.25, "high": None}
-        metrics = {level: {"kappa": interval, "log_loss": interval} for level in LEVELS}
+        level = {"kappa": interval, "accuracy": interval, "log_loss": interval}
         write_json(
             folder / "metrics.json",
             {
-                **metrics,
+                **dict.fromkeys(LEVELS, level),
                 "counts": {"images": 1234, "studies": 300, "patients": 200},
                 "constant_answer": {"label": "Normal-HAND", "accuracy": {"image": 0.25}},
             },
@@ -156,6 +158,10 @@ def check(pages: dict[str, Read]) -> None:
             url = urlsplit(target)
             if url.scheme not in ("data", "https") and url.path:
                 assert (page.file.parent / unquote(url.path)).is_file(), (name, target)
+            if url.fragment and url.scheme != "https":
+                there = pages[Path(url.path).stem] if url.path else page
+                ids = {attributes.get("id") for _, attributes in there.elements}
+                assert unquote(url.fragment) in ids, (name, target)
         assert not any(source.startswith("http") for source in sources)
 
 
@@ -172,6 +178,8 @@ def test_a_report_links_its_notebooks_figures_and_numbers(make):
     check(pages)
     first = pages["index"]
     assert "all classes, per imagekappa0.5000.250 to undefined" in first.text
+    groups = [head for head in first.all("th") if head.get("scope") == "rowgroup"]
+    assert groups == [{"scope": "rowgroup", "rowspan": "2"}] * 4
     assert "log_loss" not in first.text
     assert "1,234 images in 300 studies of 200 patients" in first.text
     assert "Normal-HAND has the accuracy 0.250" in first.text
@@ -180,6 +188,14 @@ def test_a_report_links_its_notebooks_figures_and_numbers(make):
     assert first.all("img") == [{"src": "figures/loss_curve.png", "alt": ALT}]
     assert "loss curve, from 05_modeling" in first.text
     assert "06 · What & why?writes predictions.csv, metrics.json, figures/" in first.text
+
+
+def test_the_command_prints_the_page_and_the_remarks(make):
+    folder = make(notebooks=6)
+    done = CliRunner().invoke(cli.app, ["report", "--run", "mine"])
+    assert done.exit_code == 0
+    assert done.stdout == f"Open {folder / 'report' / 'index.html'}\n"
+    assert "Remark: not completed, so not shown: 07_explainability\n" in done.stderr
 
 
 def test_a_notebook_keeps_its_pictures_with_their_alt_text_and_runs_no_script(make):

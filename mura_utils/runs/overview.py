@@ -61,7 +61,7 @@ def find_figures(
     ]
 
 
-def overview(folder: Path, data: str, titles: Mapping[str, str], figures: Iterable[Figure]) -> str:
+def overview(folder: Path, data: str, titles: Mapping[str, str], figures: Sequence[Figure]) -> str:
     """The first page's content as HTML.
 
     Args:
@@ -85,7 +85,7 @@ def overview(folder: Path, data: str, titles: Mapping[str, str], figures: Iterab
             _notebooks(titles),
             "<h2>Parameters</h2>",
             _parameters(experiment),
-            "<h2>Figures</h2>",
+            "<h2>Figures</h2>" if figures else "",
             *(_figure(figure) for figure in figures),
         ]
     )
@@ -106,19 +106,28 @@ def _results(folder: Path, titles: Mapping[str, str]) -> str:
         counts, constant = metrics["counts"], metrics["constant_answer"]
         table = metrics_table(metrics)
         floor = _number(constant["accuracy"]["image"])
-    rows = [
-        f'<tr><th scope="row">{escape(row["level"])}</th><td>{escape(row["metric"])}</td>'
-        f'<td class="number">{_number(row["value"])}</td>'
-        f'<td class="number">{_number(row["low"])} to {_number(row["high"])}</td></tr>'
-        for row in table[table["metric"].isin(_HEADLINES)].to_dict("records")
+    table = table[table["metric"].isin(_HEADLINES)]
+    groups = [
+        f'<tr><th scope="rowgroup" rowspan="{len(rows)}">{escape(level)}</th>'
+        + "</tr><tr>".join(_metric(row) for row in rows.to_dict("records"))
+        + "</tr>"
+        for level, rows in table.groupby("level", sort=False)
     ]
     caption = (
         f"{counts['images']:,} images in {counts['studies']:,} studies of "
         f"{counts['patients']:,} patients."
     )
-    return _table(caption, ("level", "metric", "value", "95% interval"), rows) + (
+    return _table(caption, ("level", "metric", "value", "95% interval"), groups) + (
         f"<p>To compare: always answering {escape(constant['label'])} has the accuracy {floor}, "
         "all classes, per image.</p>"
+    )
+
+
+def _metric(row: Mapping[str, Any]) -> str:
+    return (
+        f'<th scope="row">{escape(row["metric"])}</th>'
+        f'<td class="number">{_number(row["value"])}</td>'
+        f'<td class="number">{_number(row["low"])} to {_number(row["high"])}</td>'
     )
 
 
@@ -149,7 +158,8 @@ def _parameters(experiment: Experiment) -> str:
             rows.append(
                 f'<tr><th scope="row">{key}</th><td>{said}</td>'
                 f"<td>{escape(str(defaults[key]))}</td><td>{owner(key)}</td>"
-                f"<td>{escape(Experiment.model_fields[key].description or '')}</td></tr>"
+                f'<td class="words">{escape(Experiment.model_fields[key].description or "")}</td>'
+                "</tr>"
             )
     heads = ("parameter", "value", "default", "notebook", "what it is")
     return (

@@ -36,7 +36,6 @@ _CARD = "model_card"
 _EXPORT = Config(
     HTMLExporter={
         "template_name": "basic",
-        "exclude_anchor_links": True,
         "exclude_input_prompt": True,
         "exclude_output_prompt": True,
     },
@@ -290,9 +289,12 @@ def _describe_images(soup: BeautifulSoup, title: str) -> int:
 
 
 def _box_what_is_wide(soup: BeautifulSoup) -> None:
-    """Let tables and code scroll in boxes of their own, which the keyboard reaches too."""
-    for script in soup("script"):
-        script.decompose()
+    """Let tables and code scroll in boxes of their own, which the keyboard reaches too.
+
+    Scripts and the signs that nbconvert puts behind headings are dropped.
+    """
+    for element in soup.select("script, a.anchor-link"):
+        element.decompose()
     for code in soup("pre"):
         code["tabindex"] = "0"
     for table in soup("table"):
