@@ -137,6 +137,22 @@ def compare(
 
 
 @app.command()
+def report(
+    run: Annotated[str, typer.Option(help="a run's name, or its folder")],
+) -> None:
+    """Make web pages of a run: its notebooks and an overview, in runs/NAME/report/.
+
+    What could not be shown is a remark on standard error.
+    """
+    from mura_utils.runs.pages import write_report
+
+    page, remarks = write_report(run)
+    for remark in remarks:
+        typer.echo(f"Remark: {remark}", err=True)
+    typer.echo(f"Open {page}")
+
+
+@app.command()
 def ensemble(
     runs: Annotated[list[str], typer.Argument(help="folders of tested runs, or names in runs/")],
     name: Annotated[str, typer.Option(help="its folder in runs/; without: from the runs'")] = "",

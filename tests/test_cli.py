@@ -49,6 +49,7 @@ def mura(monkeypatch, capfd):
         (["sweep", "demo", "demo", "--seeds", "2"], "both make the run demo-seed0"),
         (["sweep", "demo", "--cpus", "2"], "they need --ray"),
         (["sweep", "demo", "--from", "5", "--to", "3"], "--from 05 comes after --to 03"),
+        (["report", "--run", "nothing"], "There is no run 'nothing'"),
         (["compare", "exp1"], "There is no trained run (exp1: not trained)"),
     ],
 )

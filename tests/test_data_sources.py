@@ -28,6 +28,7 @@ def source(monkeypatch):
         recognise=lambda root: any(root.glob("*.toy")),
         list=toy,
         mask=lambda root, path: np.eye(4, dtype=bool),
+        terms="Toys may be shown to everyone.",
     )
     monkeypatch.setitem(sources.SOURCES, "toy", record)
 

@@ -267,4 +267,7 @@ SOURCE = Source(
     recognise=looks_like_fracatlas,
     list=list_fracatlas,
     mask=fracture_mask,
+    terms="The radiographs are from FracAtlas (Abedeen et al., Scientific Data 2023, doi "
+    "10.1038/s41597-023-02432-4), licensed under CC BY 4.0 (creativecommons.org/licenses/by/4.0). "
+    "They were resized, converted to gray and drawn over here. Keep this line on every copy.",
 )

@@ -36,6 +36,8 @@ class Source:
         list: from the data set's folder to its listing.
         mask: from that folder and an image's path to where the abnormality is: bool (H, W), of the
             image's size as stored; None without one.
+        terms: what must be said wherever its images are shown: one or two sentences.
+        private: whether its images must not be published.
         in_subfolders: whether a folder that contains the data set's may be given instead.
     """
 
@@ -44,6 +46,8 @@ class Source:
     recognise: Callable[[Path], bool]
     list: Callable[[Path], Listing]
     mask: Callable[[Path, str], np.ndarray | None]
+    terms: str
+    private: bool = False
     in_subfolders: bool = True
 
 

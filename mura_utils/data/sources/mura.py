@@ -214,4 +214,13 @@ def _no_mask(root: Path, path: str) -> None:
     """MURA does not say where an abnormality is."""
 
 
-SOURCE = Source(name="mura", title="MURA", recognise=_is_mura, list=list_mura, mask=_no_mask)
+SOURCE = Source(
+    name="mura",
+    title="MURA",
+    recognise=_is_mura,
+    list=list_mura,
+    mask=_no_mask,
+    terms="Do not publish or share this page: it shows radiographs of MURA, whose research use "
+    "agreement forbids to pass images on, thumbnails and overlays included.",
+    private=True,
+)

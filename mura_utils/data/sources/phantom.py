@@ -91,5 +91,7 @@ SOURCE = Source(
     recognise=is_phantom_set,
     list=list_phantoms,
     mask=phantom_mask,
+    terms="The images are phantoms, drawn by a program: they show no patient, and results on them "
+    "say nothing about results on radiographs of patients.",
     in_subfolders=False,
 )
