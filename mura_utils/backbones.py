@@ -17,7 +17,8 @@ class Backbone:
         builder: its name in ``keras.applications``, or ``module:name`` of a function with the same
             arguments; called with include_top, input_tensor, weights, `options`, and alpha where
             there are `alphas`.
-        convolutions: how many Conv2D layers it has, the most that `unfreeze` can count.
+        convolutions: how many Conv2D layers it has, the most that `unfreeze` can count; those of
+            each channel by itself, as in ConvNeXt's blocks, do not count.
         scale, offset: from grey values 0-255 to what its ImageNet weights were trained on, one
             number or one a channel.
         fine: the last layer whose cells are 16 pixels wide; its output has 32.
@@ -52,6 +53,7 @@ _DENSENET = _TORCH | {"fine": "pool4_relu"}
 _WITHOUT_SCALING = {"options": {"include_preprocessing": False}}
 _V3 = _TF | _WITHOUT_SCALING
 _V2 = _TORCH | _WITHOUT_SCALING | {"fine": "block6a_expand_activation"}
+_CONVNEXT = _TORCH | _WITHOUT_SCALING | {"fine": "convnext_tiny_downsampling_layernorm_2"}
 _LITE = _TORCH | {"fine": "block6a_expand_activation"}
 _LITE_MODULE = "mura_utils.network.efficientnet_lite"
 
@@ -69,6 +71,7 @@ BACKBONES = {
     "efficientnetv2b2": Backbone("EfficientNetV2B2", 96, **_V2),
     "efficientnetv2b3": Backbone("EfficientNetV2B3", 112, **_V2),
     "efficientnetv2s": Backbone("EfficientNetV2S", 140, **_V2 | {"scale": 1 / 128, "offset": -1.0}),
+    "convnext_tiny": Backbone("ConvNeXtTiny", 4, **_CONVNEXT),
     "efficientnet_lite0": Backbone(
         f"{_LITE_MODULE}:EfficientNetLite0",
         33,

@@ -157,6 +157,16 @@ def test_the_fine_layer_of_a_small_network_is_its_last_relu(model):
     assert explain.fine_layer(model) == "relu"
 
 
+@pytest.mark.parametrize("activation", ["silu", "gelu", "hard_silu", "relu"])
+def test_the_fine_layer_is_no_gate_and_may_be_a_smooth_relu(activation):
+    """As in MobileNetV3 and EfficientNetV2."""
+    radiograph, x = start()
+    x = layers.Conv2D(2, 3, activation=activation, name="fine")(x)
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    gate = layers.Conv2D(2, 1, activation="relu", name="gate")(gate)
+    assert explain.fine_layer(finish(radiograph, layers.Multiply()([x, gate]))) == "fine"
+
+
 def test_a_network_without_relu_has_no_fine_layer():
     radiograph, x = start()
     with pytest.raises(UserError, match="has no ReLU with cells of at most 8 pixels: name a layer"):

@@ -33,6 +33,9 @@ from mura_utils.errors import UserError
 from mura_utils.explain.targets import Target
 from mura_utils.network.backbone import FEATURES, feature_layers
 
+_RECTIFIERS = tuple(
+    getattr(keras.activations, name) for name in ("relu", "gelu", "silu", "hard_silu")
+)
 _CHUNK = 16  # images at once: bounds the memory of the gradients
 
 
@@ -177,7 +180,7 @@ def fine_layer(model: keras.Model) -> str:
 
     A ReLU, because LayerCAM adds up activations, and a negative one would count as evidence against
     the score where it is none. In DenseNet121 that is ``pool3_relu``; the pooling after it gives
-    2 x 2 cells the same gradient.
+    2 x 2 cells the same gradient. GELU and Swish, which hardly fall below 0, are taken for ReLUs.
 
     Raises:
         UserError: the model has no such layer.
@@ -187,9 +190,10 @@ def fine_layer(model: keras.Model) -> str:
         for layer, stride in feature_layers(model)
         if stride <= 8
         and len(layer.output.shape) == 4
+        and layer.output.shape[1:3] != (1, 1)  # of a squeeze-and-excite
         and (
             isinstance(layer, keras.layers.ReLU)
-            or getattr(layer, "activation", None) is keras.activations.relu
+            or getattr(layer, "activation", None) in _RECTIFIERS
         )
     ]
     if not rectified:

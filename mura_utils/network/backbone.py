@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ from keras import KerasTensor, layers
 from mura_utils.backbones import BACKBONES
 from mura_utils.errors import UserError, naming_damage
 from mura_utils.experiments import weights_file
+from mura_utils.network.flat import flatten
 from mura_utils.network.saved import take_backbone
 from mura_utils.network.torch_weights import assign_tensors
 from mura_utils.paths import atomic_write, reading
@@ -39,7 +41,8 @@ def build_backbone(network: Network, size: int | None) -> tuple[keras.KerasTenso
     """
     radiograph = keras.Input((size, size, 1), name="radiograph")
     x = layers.Concatenate(name="three_channels")([radiograph] * 3)
-    return radiograph, _load_backbone(network, _scaling(network)(x))
+    backbone = _load_backbone(network, _scaling(network)(x))
+    return backbone.input, backbone
 
 
 def convolution_names(model: keras.Model) -> list[str]:
@@ -79,14 +82,14 @@ def _load_backbone(network: Network, x: KerasTensor) -> keras.Model:
     if facts.alphas:
         options["alpha"] = network.alpha
     if network.weights == "none":
-        return build(weights=None, **options)
+        return flatten(build(weights=None, **options))
     path = weights_file(network)
     if path is None:
-        return _download(network, build, options)
+        return flatten(_download(network, build, options))
     readers = {".npz": _read_weights, ".pth": assign_tensors, ".keras": take_backbone}
     read = readers.get(path.suffix)
     if read is not None:
-        backbone = build(weights=None, **options)
+        backbone = flatten(build(weights=None, **options))
         read(backbone, path)
         return backbone
     # A file is loaded into the network as its users save it, without our input layers, whose extra
@@ -105,7 +108,7 @@ def _load_backbone(network: Network, x: KerasTensor) -> keras.Model:
         ) from None
     backbone = build(weights=None, **options)
     backbone.set_weights(as_saved.get_weights())
-    return backbone
+    return flatten(backbone)
 
 
 def _download(
@@ -131,7 +134,7 @@ def save_weights(weights: Sequence[keras.Variable], path: Path) -> None:
     Raises:
         ValueError: a weight that float16 cannot hold.
     """
-    arrays = {weight.path: np.asarray(weight).astype(np.float16) for weight in weights}
+    arrays = {_stored_name(weight): np.asarray(weight).astype(np.float16) for weight in weights}
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ValueError("a weight is not finite as float16")
     with atomic_write(path) as temporary:
@@ -152,7 +155,8 @@ def _read_weights(backbone: keras.Model, path: Path) -> None:
             raise UserError(f"{path} is not the file that {card.name} describes: fetch both again.")
     with naming_damage(path, "fetch it again"), np.load(path) as stored:
         known = set(stored.files)
-        arrays = [stored[weight.path] for weight in backbone.weights if weight.path in known]
+        names = [_stored_name(weight) for weight in backbone.weights]
+        arrays = [stored[name] for name in names if name in known]
     shapes = [weight.shape for weight in backbone.weights]
     if [array.shape for array in arrays] != shapes:
         raise UserError(
@@ -160,3 +164,8 @@ def _read_weights(backbone: keras.Model, path: Path) -> None:
             "mobilenet alpha."
         )
     backbone.set_weights([array.astype(np.float32) for array in arrays])
+
+
+def _stored_name(weight: keras.Variable) -> str:
+    """Its path without the number that Keras gives to a weight without a name."""
+    return re.sub(r"/variable_\d+$", "/variable", weight.path)

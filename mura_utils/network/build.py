@@ -97,7 +97,8 @@ def freeze(backbone: keras.Model, unfreeze: int | str, batch_norm: bool = False)
     """Make the last `unfreeze` Conv2D layers, and all that follows the first of them, trainable.
 
     What comes before is frozen, and its batch normalisation runs in inference mode. Depthwise
-    convolutions do not count, as they are no Conv2D in Keras, but are trained after the cut.
+    convolutions do not count, as they are no Conv2D in Keras, but are trained after the cut: of
+    ConvNeXt, 1 trains its last stage, 2 the last two.
 
     Args:
         backbone: changed in place.
