@@ -46,7 +46,7 @@ def describe_cost(
         "epochs": str(report.FIG_27["epochs"]),
         **dict.fromkeys([name for name in ours if name.startswith("10¹²")], _trillions(theirs)),
     }
-    table = pd.DataFrame({"this run": ours, "the report, exp6": printed}).reindex(ours)
+    table = pd.DataFrame({"this run": ours, "the report, exp6": printed}).reindex(list(ours))
     return table.fillna("–")
 
 
