@@ -10,8 +10,8 @@ import small
 from mura_utils import frozen, training
 
 EVERY, COMPUTED = (
-    "10¹² multiply-adds, every layer in every epoch",
-    "10¹² multiply-adds, as computed",
+    "10⁹ multiply-adds, every layer in every epoch",
+    "10⁹ multiply-adds, as computed",
 )
 
 
@@ -20,7 +20,7 @@ def test_stored_activations_cost_their_frozen_part_once(monkeypatch):
     images, model = small.squares(), small.tiny(settings)
     plan = frozen.plan(model, images, settings)
     fitted = training.Training(pd.DataFrame({"epoch": range(1, 1001)}), 1, 12.0)
-    monkeypatch.setattr("mura_utils.training.cost._trillions", float)
+    monkeypatch.setattr("mura_utils.training.cost._billions", float)
     table = training.describe_cost(model, images, fitted, plan, model)
     each, share = sum(frozen.multiply_adds(model).values()), plan.cut.frozen_share
     assert table.loc[EVERY, "this run"] == each * 1000 * (36 + 16)

@@ -250,7 +250,7 @@ def _draw_box(ax: Axes, place: tuple[float, float, float, float], layers: pd.Dat
         line = y + 0.08 + _LINE * (number + 0.5)
         common = {"fontsize": 9, "va": "center", "zorder": 3}
         ax.text(x - width / 2 + 0.1, line, left, ha="left", **common)
-        ax.text(x + width / 2 - 0.1, line, right, ha="right", color=OTHER, **common)
+        ax.text(x + width / 2 - 0.1, line, right, ha="right", color="0.35", **common)
 
 
 def _connect(

@@ -31,11 +31,11 @@ def describe_cost(
     each = sum(frozen.multiply_adds(model).values())
     ours = {
         **describe_machine(),
-        **versions(),
+        **{name: versions()[name] for name in ("python", "tensorflow", "keras")},
         "training images": f"{len(images.positions('train')):,}",
         "epochs": f"{epochs:,}",
-        "10¹² multiply-adds, every layer in every epoch": _trillions(each * seen * epochs),
-        "10¹² multiply-adds, as computed": _trillions(each * _passes(seen * epochs, stored)),
+        "10⁹ multiply-adds, every layer in every epoch": _billions(each * seen * epochs),
+        "10⁹ multiply-adds, as computed": _billions(each * _passes(seen * epochs, stored)),
         "seconds of training": f"{fitted.seconds:,.0f}",
     }
     theirs_seen = report.SPLIT_IMAGES["train"] + report.SPLIT_IMAGES["validation"]
@@ -44,7 +44,7 @@ def describe_cost(
         "device": report.GPU,
         "training images": f"{report.SPLIT_IMAGES['train']:,}",
         "epochs": str(report.FIG_27["epochs"]),
-        **dict.fromkeys([name for name in ours if name.startswith("10¹²")], _trillions(theirs)),
+        **dict.fromkeys([name for name in ours if name.startswith("10⁹")], _billions(theirs)),
     }
     table = pd.DataFrame({"this run": ours, "the report, exp6": printed}).reindex(list(ours))
     return table.fillna("–")
@@ -58,5 +58,5 @@ def _passes(seen: int, stored: frozen.Plan) -> float:
     return stored.cut.frozen_share * once + (1 - stored.cut.frozen_share) * seen
 
 
-def _trillions(multiply_adds: float) -> str:
-    return f"{multiply_adds / 1e12:,.1f}"
+def _billions(multiply_adds: float) -> str:
+    return f"{multiply_adds / 1e9:,.0f}"
