@@ -96,17 +96,29 @@ def test_an_architecture_has_a_box_for_each_chain_and_an_arrow_for_each_link():
     assert "attention_0 and attention_1 and attention_2" in said
 
 
-def test_an_architectures_text_lies_inside_its_box():
-    fig = plotting.architecture(EXP6)
+WIDE = head(
+    ("features", "backbone", "12 × 12 × 1280", ""),
+    ("pool_average", "GlobalAveragePooling2D", "1280", "features"),
+    ("pool_max", "GlobalMaxPooling2D", "1280", "features"),
+    ("pool_lse_cells", "Reshape", "144 × 1280", "features"),
+    ("pool_attention", "Concatenate", "130", "features"),
+    ("pooled", "Concatenate", "3970", "pool_average, pool_max, pool_lse_cells, pool_attention"),
+)
+
+
+@pytest.mark.parametrize("summary", [EXP6, WIDE])
+def test_an_architectures_text_lies_inside_its_box_and_covers_no_other(summary):
+    fig = plotting.architecture(summary)
     fig.canvas.draw()
     (ax,) = fig.axes
-    inverse = ax.transData.inverted()
-    boxes = [patch.get_bbox() for patch in ax.patches if isinstance(patch, Rectangle)]
-    for text in ax.texts:
-        if text.get_text():
-            drawn = inverse.transform_bbox(text.get_window_extent())
-            home = [box for box in boxes if box.x0 < drawn.x0 and drawn.x1 < box.x1]
-            assert any(box.y0 < min(drawn.y0, drawn.y1) for box in home), text
+    boxes = [patch.get_window_extent() for patch in ax.patches if isinstance(patch, Rectangle)]
+    drawn = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    for text in drawn:
+        assert any(box.x0 < text.x0 and text.x1 < box.x1 and box.y0 < text.y0 for box in boxes)
+    for number, one in enumerate(drawn):
+        assert not any(one.overlaps(other) for other in drawn[number + 1 :])
+    assert min(box.x0 for box in boxes) > 0
+    assert max(box.x1 for box in boxes) < 900
 
 
 def test_an_ablation_shows_differences_and_says_when_there_are_none():

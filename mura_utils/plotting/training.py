@@ -109,11 +109,11 @@ def learning_rate(history: pd.DataFrame) -> Figure:
 
 _KINDS = {
     "GlobalAveragePooling2D": "average pooling",
-    "GlobalMaxPooling2D": "maximum pooling",
+    "GlobalMaxPooling2D": "max pooling",
     "BatchNormalization": "batch norm",
 }
 _PRODUCTS = {"Multiply", "Dot"}
-_WIDTH, _LINE, _CHARACTER = 9.0, 0.2, 0.075  # inches: of a figure, a line's height, a character
+_WIDTH, _LINE, _CHARACTER = 9.0, 0.2, 0.072  # inches: of a figure, a line's height, a character
 _ASIDE, _BELOW = 0.15, 0.4  # inches between boxes
 
 Node = str | tuple[str, str, int]  # a box by its first layer, or where an arrow passes a level
@@ -210,24 +210,24 @@ def _places(
     y = 0.5
     for row in rows:
         layers = [boxes[node] if isinstance(node, str) else [] for node in row]
-        widths = [_text_width(summary.loc[names]) if names else _ASIDE for names in layers]
-        excess = sum(widths) + _ASIDE * (len(row) + 1) - _WIDTH
-        if excess > 0:
-            total = sum(width for width in widths if width > _ASIDE)
-            widths = [w - excess * w / total if w > _ASIDE else w for w in widths]
-        height = _LINE * max(map(len, layers)) + 0.16
+        for lines in (1, 2):  # of a layer; its output's shape goes below where a line is too long
+            widths = [_text_width(summary.loc[names], lines) if names else 0 for names in layers]
+            if sum(widths) + _ASIDE * (len(row) + 1) <= _WIDTH:
+                break
+        height = _LINE * lines * max(map(len, layers)) + 0.16
         x = (_WIDTH - sum(widths) - _ASIDE * (len(row) - 1)) / 2
         for node, names, width in zip(row, layers, widths, strict=True):
-            own = _LINE * len(names) + 0.16 if names else height
+            own = _LINE * lines * len(names) + 0.16 if names else height
             places[node] = (x + width / 2, y + (height - own) / 2, width, own)
             x += width + _ASIDE
         y += height + _BELOW
     return places, y - _BELOW + 0.15
 
 
-def _text_width(layers: pd.DataFrame) -> float:
-    longest = max(len(left) + len(right) for left, right in map(_texts, layers.itertuples()))
-    return _CHARACTER * (longest + 2) + 0.2
+def _text_width(layers: pd.DataFrame, lines: int) -> float:
+    texts = [[*map(len, _texts(layer))] for layer in layers.itertuples()]
+    longest = max(sum(pair) + 2 if lines == 1 else max(pair) for pair in texts)
+    return _CHARACTER * longest + 0.25
 
 
 def _texts(layer: Any) -> tuple[str, str]:
@@ -245,12 +245,14 @@ def _draw_box(ax: Axes, place: tuple[float, float, float, float], layers: pd.Dat
         face = "#FCE5C0"
     corner = (x - width / 2, y)
     ax.add_patch(Rectangle(corner, width, height, facecolor=face, edgecolor=OURS, zorder=2))
+    each = (height - 0.16) / len(layers)  # one line, or two
     for number, layer in enumerate(layers.itertuples()):
         left, right = _texts(layer)
-        line = y + 0.08 + _LINE * (number + 0.5)
+        top, bottom = y + 0.08 + each * number, y + 0.08 + each * (number + 1)
         common = {"fontsize": 9, "va": "center", "zorder": 3}
-        ax.text(x - width / 2 + 0.1, line, left, ha="left", **common)
-        ax.text(x + width / 2 - 0.1, line, right, ha="right", color="0.35", **common)
+        ax.text(x - width / 2 + 0.1, top + _LINE / 2, left, ha="left", **common)
+        edge = x + width / 2 - 0.1
+        ax.text(edge, bottom - _LINE / 2, right, ha="right", color="0.35", **common)
 
 
 def _connect(
