@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from mura_utils import frozen, training
 from mura_utils.data.dataset import Images
 from mura_utils.data.manifest import admit, scan
 from mura_utils.data.sources import open_source
+from mura_utils.devices import processor
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.network.build import build_model
@@ -126,13 +126,7 @@ def machine(*libraries: str) -> str:
             numbers.append(f"{library} {version(library)}")
         except PackageNotFoundError:
             numbers.append(f"no {library}")
-    return f"{_processor()}, {joblib.cpu_count()} cores; {', '.join(numbers)}; {date.today()}"
-
-
-def _processor() -> str:
-    described = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows
-    names = re.findall(r"model name\s*: (.+)", described.read_text()) if described.exists() else []
-    return names[0] if names else platform.processor()
+    return f"{processor()}, {joblib.cpu_count()} cores; {', '.join(numbers)}; {date.today()}"
 
 
 def say(text: str) -> None:

@@ -1,7 +1,13 @@
-"""What TensorFlow computes on: CPU or GPUs, in which precision, with XLA or without."""
+"""What computes: the machine, CPU or GPUs, in which precision, with XLA or without."""
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+from pathlib import Path
+
+import joblib
 import tensorflow as tf
 
 from mura_utils.sections import Training
@@ -20,6 +26,26 @@ def use_device() -> str:
         tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus
     ]
     return ", ".join(names)
+
+
+def describe_machine() -> dict[str, str]:
+    """Processor, cores that this process may use, memory, and what TensorFlow computes on."""
+    memory = "unknown"
+    if hasattr(os, "sysconf"):  # not on Windows
+        memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
+    return {
+        "processor": processor(),
+        "cores": str(joblib.cpu_count()),
+        "memory": memory,
+        "device": use_device(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    described = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows
+    names = re.findall(r"model name\s*: (.+)", described.read_text()) if described.exists() else []
+    return names[0] if names else platform.processor()
 
 
 def strategy(training: Training) -> tf.distribute.Strategy:

@@ -112,6 +112,9 @@ FIG_27 = {
 EARLY_STOPPING_IN_TEXT = 5
 """IV: the patience that the text gives where Fig. 27 has 10."""
 
+GPU = "one RTX 4090"
+"""Of the hardware (Fig. 17 and 18), what `docs/report.md` carries."""
+
 FIG_28 = pd.DataFrame(
     [
         ("exp1", "nothing unfrozen", 0.72, 0.71, 0.72, 0.70),

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from mura_utils import report
+from mura_utils import plotting, report
 from mura_utils.backbones import BACKBONES, Backbone
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, load_experiment, validate_parameters
@@ -35,6 +35,34 @@ def test_exp1_has_the_reports_parameter_counts():
 def test_exp6_has_the_reports_parameter_counts_with_every_layer_trainable():
     model = build.build_model(load_experiment("exp6", weights="none", unfreeze="all"), 14)
     assert build.parameter_counts(model) == tuple(report.FIG_16.values())
+
+
+def test_heads_on_one_backbone_are_the_networks_that_build_model_makes():
+    radiograph, backbone = build_backbone(small(), 64)
+    for changes in ({"unfreeze": "all"}, {"unfreeze": 1, "squeeze_excite": False}, {"unfreeze": 0}):
+        ours = build.add_head(small(**changes), radiograph, backbone, 3)
+        whole = build.build_model(small(**changes), 3)
+        assert build.parameter_counts(ours) == build.parameter_counts(whole)
+        assert [layer.name for layer in ours.layers] == [layer.name for layer in whole.layers]
+
+
+def test_a_summary_of_the_head_has_all_parameters_and_what_each_layer_reads():
+    model = build.build_model(small(), 3)
+    summary = build.head_summary(model)
+    assert summary["parameters"].sum() == model.count_params()
+    assert summary.loc["features"].tolist()[:2] == ["backbone", "2 × 2 × 256"]
+    assert summary.loc["attention_0"].tolist() == ["Conv2D", "2 × 2 × 1", 257, "squeeze_excite"]
+    assert summary.loc["multiply_1", "reads"] == "squeeze_excite, attention_0"
+    assert summary.index[-1] == "predictions"
+
+
+def test_a_summary_names_the_backbone_for_its_finer_map_too():
+    changes = {"head": "pooled", "dropout": [0.1], "pooling": ["max", "lse", "attention"]}
+    summary = build.head_summary(build.build_model(small(**changes), 3))
+    assert (summary.loc[["lateral_32", "lateral_16", "pool_max"], "reads"] == "features").all()
+    assert set(", ".join(summary["reads"][1:]).split(", ")) <= set(summary.index)
+    fig = plotting.architecture(summary)
+    assert "lateral_16" in plotting.alt_text(fig)
 
 
 def test_the_last_five_convolutions_of_densenet121_are_the_reports():

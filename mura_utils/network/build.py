@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
+import pandas as pd
 from keras import layers
 
 from mura_utils.backbones import BACKBONES
@@ -56,8 +57,24 @@ def build_model(
 def _build(network: Network, count: int) -> keras.Model:
     keras.utils.set_random_seed(network.seed)
     radiograph, backbone = build_backbone(network, network.image_size)
-    freeze(backbone, network.unfreeze, network.freeze_batch_norm)
+    return add_head(network, radiograph, backbone, count)
 
+
+def add_head(
+    network: Network, radiograph: keras.KerasTensor, backbone: keras.Model, count: int
+) -> keras.Model:
+    """The whole network on a backbone that is there already; `build_model` without building that.
+
+    Networks on one backbone share its layers, and with them what is frozen: look at one before the
+    next is made.
+
+    Args:
+        network: the head and what is frozen.
+        radiograph: input of the backbone, as returned by `build_backbone`.
+        backbone: frozen in place as `network` says.
+        count: of the classes.
+    """
+    freeze(backbone, network.unfreeze, network.freeze_batch_norm)
     coarse = layers.Identity(name=FEATURES)(backbone.output)
     fine = backbone.get_layer(BACKBONES[network.backbone].fine).output
     x = attach_head(network, coarse, fine)
@@ -131,3 +148,48 @@ def parameter_counts(model: keras.Model) -> tuple[int, int, int]:
         count(model.trainable_weights),
         count(model.non_trainable_weights),
     )
+
+
+def head_summary(model: keras.Model) -> pd.DataFrame:
+    """What follows a model's backbone, layer by layer (report Fig. 15 and 16).
+
+    Args:
+        model: as returned by `build_model`, or any that has a layer `FEATURES`.
+
+    Returns:
+        One row a layer, indexed by its name: ``type``; ``output``, the shape of one image's;
+        ``parameters``; ``reads``, the names of the layers before it. The first row, ``features``,
+        stands for the whole backbone.
+    """
+    operations = list(model.operations)
+    first = 1 + [operation.name for operation in operations].index(FEATURES)
+    before = {operation.name for operation in operations[:first]}
+    rows = {
+        FEATURES: {
+            "type": "backbone",
+            "output": _sides(operations[first - 1]),
+            "parameters": sum(map(_parameters, operations[:first])),
+            "reads": "",
+        }
+    }
+    for operation in operations[first:]:
+        inputs = [tensor._keras_history.operation.name for tensor in _inputs(operation)]
+        rows[operation.name] = {
+            "type": type(operation).__name__,
+            "output": _sides(operation),
+            "parameters": _parameters(operation),
+            "reads": ", ".join(FEATURES if name in before else name for name in inputs),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
+
+
+def _inputs(operation: keras.Operation) -> list[keras.KerasTensor]:
+    return keras.tree.flatten(operation.input)
+
+
+def _sides(operation: keras.Operation) -> str:
+    return " × ".join(map(str, operation.output.shape[1:]))
+
+
+def _parameters(operation: keras.Operation) -> int:
+    return operation.count_params() if isinstance(operation, keras.Layer) else 0

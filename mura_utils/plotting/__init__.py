@@ -28,7 +28,12 @@ from mura_utils.plotting.style import (
     show,
     to_png,
 )
-from mura_utils.plotting.training import learning_rate, training_curves
+from mura_utils.plotting.training import (
+    ablation,
+    architecture,
+    learning_rate,
+    training_curves,
+)
 from mura_utils.plotting.transformation import augmentation_preview, pca_elbow, pca_runtime
 
 __all__ = [
@@ -36,7 +41,9 @@ __all__ = [
     "PCA_METHODS",
     "SPLITS",
     "STYLE",
+    "ablation",
     "alt_text",
+    "architecture",
     "augmentation_preview",
     "class_counts",
     "confusion_matrix",

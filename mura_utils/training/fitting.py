@@ -76,21 +76,7 @@ def fit(
     Raises:
         UserError: no epoch has a finite loss, or a checkpoint is damaged.
     """
-    watching: list[keras.callbacks.Callback] = [
-        keras.callbacks.EarlyStopping(
-            monitor="val_loss", mode="min", patience=experiment.early_stopping_patience
-        )
-    ]
-    if experiment.schedule == "plateau":
-        watching.append(
-            keras.callbacks.ReduceLROnPlateau(
-                monitor="val_loss",
-                mode="min",
-                factor=experiment.reduce_lr_factor,
-                patience=experiment.reduce_lr_patience,
-                min_lr=experiment.min_learning_rate,
-            )
-        )
+    watching = watchers(experiment)
     checkpoint = Checkpoint(model_path.parent / ".checkpoint", watching, task, experiment)
     resumed_after = len(checkpoint.rows)
     clock = _Clock(resumed_after)
@@ -132,6 +118,21 @@ def fit(
         resumed_after,
         checkpoint.weights_sha256,
     )
+
+
+def watchers(experiment: Experiment) -> list[keras.callbacks.Callback]:
+    """The callbacks that watch the validation loss, but for the one that keeps the best epoch."""
+    watched = {"monitor": "val_loss", "mode": "min"}
+    stop = keras.callbacks.EarlyStopping(patience=experiment.early_stopping_patience, **watched)
+    if experiment.schedule != "plateau":
+        return [stop]
+    slow = keras.callbacks.ReduceLROnPlateau(
+        factor=experiment.reduce_lr_factor,
+        patience=experiment.reduce_lr_patience,
+        min_lr=experiment.min_learning_rate,
+        **watched,
+    )
+    return [stop, slow]
 
 
 def _report_divergence(checkpoint: Checkpoint, experiment: Experiment) -> None:
