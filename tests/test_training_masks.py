@@ -111,7 +111,19 @@ def test_the_loss_ignores_what_is_unknown_and_weighs_what_is_rare():
     one[0, 0, 0] = 1
     assert float(loss(unknown, some)) == 0
     assert float(loss(empty, some)) == pytest.approx(0.25 * np.log(2), rel=1e-5)
-    assert float(loss(one, some)) == pytest.approx((3 + 20) / 4 * 0.25 * np.log(2), rel=1e-5)
+    cells = (3 + 20) / 4 * 0.25 * np.log(2)
+    assert float(loss(one, some)) == pytest.approx(cells + 0.05 * np.log(4), rel=1e-5)
+
+
+def test_the_loss_wants_the_attention_inside_the_mask():
+    logits = np.random.default_rng(0).normal(size=(1, 4, 4, 1)).astype(np.float32)
+    mask = np.zeros_like(logits)
+    mask[0, 1, 1:3] = 1
+    attention = np.exp(logits) / np.exp(logits).sum()
+    p = 1 / (1 + np.exp(-logits))
+    focal = np.where(mask > 0, -20 * (1 - p) ** 2 * np.log(p), -(p**2) * np.log(1 - p)).mean()
+    expected = focal - 0.05 * np.log(attention[mask > 0].sum())
+    assert float(MaskLoss()(mask, p)) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_masks_without_any_map_are_taken():
