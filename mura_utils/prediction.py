@@ -27,6 +27,9 @@ _MARK = ("Software", "mura_utils")  # a text chunk of each overlay
 _MARKED = b"tEXt" + "\0".join(_MARK).encode()  # in a file's first bytes: that chunk comes first
 _LONGEST_STEM = 200  # bytes; file systems allow 255 for stem, number, ending and temporary name
 
+_TAUGHT = "attention taught by masks"
+_CONTRAST = "LayerCAM of abnormal - normal"
+
 
 def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str, Any]]:
     """Class probabilities and an explaining overlay for each radiograph.
@@ -34,8 +37,10 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
     An ensemble answers with the mean of its networks' probabilities, over the mirror image as well
     where it was made so.
 
-    The overlay is LayerCAM of (abnormal - normal) of the predicted body part, for an ensemble the
-    mean of its networks' maps, at the size of the largest. It is written to
+    The overlay is the attention map of a run that masks taught where a finding is (the parameter
+    `mask_supervision`), else LayerCAM of (abnormal - normal) of the predicted body part. For an
+    ensemble it is the mean of its networks' maps, at the size of the largest; it takes attention
+    maps where all of them were taught. It is written to
     ``out/<image's name>_overlay.png``. A name gets a number where it is taken: by an overlay of the
     same call (MURA's images are all ``image1.png``; an image given twice has two), by one of the
     images, or by any file that is not an overlay of an earlier call, which is replaced.
@@ -47,7 +52,8 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
 
     Returns:
         For each image, in the given order: image, label, body_part, p_abnormal, probabilities (by
-        class), remarks (kind and detail of what is odd about the image), overlay.
+        class), remarks (kind and detail of what is odd about the image), heatmap (which of the two
+        maps), overlay (its file).
 
     Raises:
         UserError: no trained run, or an ensemble one of whose members was trained again; a file is
@@ -84,6 +90,7 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
             "remarks": [
                 {"kind": kind, "detail": detail} for kind, detail in inspection.remarks.items()
             ],
+            "heatmap": _TAUGHT if networks.taught else _CONTRAST,
             "overlay": str(target),
         }
         for path, label, abnormal, row, (_, inspection), target in zip(
@@ -96,7 +103,7 @@ def _answer(
     networks: Networks, greys: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean probabilities (N, K), mean heat-maps (N, S, S), and the images at that size."""
-    from mura_utils.explain.maps import layer_cam
+    from mura_utils.explain.maps import attention_maps, layer_cam
     from mura_utils.explain.targets import contrast_target
     from mura_utils.network.build import load_model
 
@@ -118,10 +125,15 @@ def _answer(
                 raise UserError(f"{file} gives no finite probabilities: train it again.")
     probabilities = np.mean(answers, axis=0, dtype=float)
     target = contrast_target(probabilities.argmax(axis=1), networks.classes)
-    maps = [layer_cam(model, batch, target)[:, :, ::step] for model, batch, step in views]
     largest = max((batch for _, batch, step in views if step == 1), key=np.size)
-    enlarged = [_enlarge(heat, largest.shape[1]) for heat in maps]
-    return probabilities, np.mean(enlarged, axis=0), largest[..., 0]
+    maps = []
+    for model, batch, step in views:
+        if networks.taught:
+            heat = attention_maps(model, batch)[:, 0]  # the first head is the one that masks teach
+        else:
+            heat = layer_cam(model, batch, target)
+        maps.append(_enlarge(heat[:, :, ::step], largest.shape[1]))
+    return probabilities, np.mean(maps, axis=0), largest[..., 0]
 
 
 def _enlarge(heatmaps: np.ndarray, size: int) -> np.ndarray:

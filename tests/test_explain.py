@@ -2,11 +2,13 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from small import experiment, vivid
 
 from mura_utils import explain
 from mura_utils.errors import UserError
 from mura_utils.explain import maps
 from mura_utils.explain.targets import class_target, contrast_target
+from mura_utils.network.heads import FINDING, FINDING_LOGITS
 
 CLASSES = ["Abnormal-ELBOW", "Abnormal-HAND", "Normal-ELBOW", "Normal-HAND"]
 SIZE = 32
@@ -240,6 +242,24 @@ def test_attention_maps_are_the_heads_own(model, images):
     assert np.corrcoef(heat.ravel(), raw.ravel())[0, 1] > 0.95
     with_target = explain.METHODS["attention_2"](model, images, class_target([0] * 5, CLASSES))
     assert np.array_equal(with_target, maps[:, 2])
+
+
+def test_the_map_of_a_pooled_head_is_the_softmax_that_it_averages_with(images):
+    """By hand from the logits: exp(logit) over the sum of all cells', then over the largest."""
+    pooled = vivid(experiment(head="pooled", dropout=[0.0], mask_supervision=1.0))
+    shown = explain.attention_maps(pooled, images)
+    assert shown.shape == (5, 1, SIZE, SIZE)
+    raw = [pooled.get_layer(name).output for name in (FINDING_LOGITS, FINDING)]
+    logits, sigmoid = keras.Model(pooled.input, raw).predict(images, verbose=0)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=(1, 2), keepdims=True)
+    enlarged = keras.ops.image.resize(shares, (SIZE, SIZE)).numpy()[..., 0]
+    expected = enlarged / enlarged.max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(shown[:, 0], expected, atol=1e-5)
+    assert shown.min() > 0, "the minimum is not subtracted"
+    warm = maps.to_heatmaps(sigmoid[..., 0], SIZE)
+    assert np.abs(shown[:, 0] - warm).max() > 0.05, "the test could not fail"
+    found = explain.METHODS["attention_0"](pooled, images, class_target([0] * 5, CLASSES[:2]))
+    assert np.array_equal(found, shown[:, 0])
 
 
 def test_a_model_without_heads_has_no_attention_methods(brightness, images):

@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small import CLASSES as TWO_CLASSES
+from small import experiment, vivid
 
 from mura_utils.data.images import ImageFault
+from mura_utils.data.squares import resize
 from mura_utils.errors import UserError
-from mura_utils.experiments import validate_parameters
+from mura_utils.experiments import save_experiment, validate_parameters
+from mura_utils.explain.maps import attention_maps
 from mura_utils.network.build import build_model
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.phantoms.dataset import draw_case
+from mura_utils.plotting.heatmaps import overlay
 from mura_utils.prediction import _targets, predict_images
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
@@ -75,6 +80,30 @@ def test_each_image_gets_probabilities_remarks_and_an_overlay(run, radiograph, t
     link = tmp_path / "link.png"
     link.symlink_to(overlays[0])
     assert names([paths[0], link], out) == ["image1_2_overlay.png", "link_overlay.png"]
+
+
+def test_the_overlay_is_the_taught_map_where_masks_taught_one(radiograph, tmp_path):
+    grey = tmp_path / "hand.png"
+    Image.fromarray(radiograph).save(grey)
+    shown = {}
+    for taught in (1.0, 0.0):
+        settings = experiment(
+            name=f"taught-{taught}", head="pooled", dropout=[0.0], mask_supervision=taught
+        )
+        folder = runs_dir() / settings.name
+        save_experiment(settings, folder / "experiment.yaml")
+        model = vivid(settings)
+        model.save(folder / "model.keras")
+        write_json(folder / "training.json", {"classes": TWO_CLASSES})
+        write_completed(folder, list(NOTEBOOKS[:5]))
+        (result,) = predict_images(settings.name, [grey], tmp_path / settings.name)
+        shown[result["heatmap"]] = np.asarray(Image.open(result["overlay"]))
+    square = resize(np.asarray(Image.open(grey)), 32)
+    (heat,) = attention_maps(model, square[None, ..., None].astype("float32"))[:, 0]
+    taught, contrast = shown.values()
+    assert list(shown) == ["attention taught by masks", "LayerCAM of abnormal - normal"]
+    assert np.abs(taught.astype(int) - overlay(square, heat)).max() <= 1
+    assert np.abs(taught.astype(int) - contrast).max() > 10, "the test could not fail"
 
 
 def test_nothing_is_loaded_or_written_when_anything_is_refused(

@@ -67,6 +67,20 @@ def test_networks(ensemble, soup):
     assert (networks.flip, networks.classes) == (False, CLASSES)
 
 
+@pytest.mark.parametrize("soup", [False, True])
+def test_an_ensemble_is_taught_by_masks_where_all_its_members_are(soup):
+    for name, strength in (("a", 1.0), ("b", 4.0), ("c", 0.0)):
+        member(name, head="pooled", dropout=[0.3], mask_supervision=strength)
+    taught = {}
+    for names in ("a", "c", "ab", "ac"):
+        folder = runs_dir() / names
+        if len(names) > 1:
+            members = tuple(map(read_member, names))
+            write_ensemble(folder, Ensemble(members, soup, flip=False, val_accuracy=0.75))
+        taught[names] = networks_of(folder).taught
+    assert taught == {"a": True, "c": False, "ab": True, "ac": False}
+
+
 # --- mura compare -------------------------------------------------------------------------------
 
 

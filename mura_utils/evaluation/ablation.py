@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mura_utils.evaluation.intervals import draw_patients
-from mura_utils.evaluation.metrics import _binary_measure, _class_measure
+from mura_utils.evaluation.metrics import binary_measure, class_measure
 from mura_utils.labels import classes_of, p_abnormal, probabilities_of
 
 COLUMNS = (
@@ -33,12 +33,12 @@ def metric_samples(test: pd.DataFrame, threshold: float, bootstrap: int) -> pd.D
     drawn = draws[:, patients.get_indexer(test["patient"])]
     weights = np.vstack([np.ones((1, len(test))), drawn])
     classes = pd.Index(classes_of(test))
-    image = _class_measure(
+    image = class_measure(
         classes.get_indexer(test["label"]),
         classes.get_indexer(test["predicted"]),
         probabilities_of(test).to_numpy(),
     )(weights)
-    binary = _binary_measure(test["abnormality"], p_abnormal(test), threshold)(weights)
+    binary = binary_measure(test["abnormality"], p_abnormal(test), threshold)(weights)
     return pd.DataFrame(
         {
             "AUROC of abnormal": binary["auroc"],

@@ -2,8 +2,9 @@
 
 Three families, all for a model of `mura_utils.network` and all as (N, S, S) in [0, 1]:
 
-- **attention**: what the report's heads weigh; it does not depend on a target, and says nothing
-  of a class.
+- **attention**: the weights that a head gives to positions; it does not depend on a target, and
+  says nothing of a class. The heads of exp5 and exp6 multiply the features by sigmoid maps; head
+  "pooled" averages them with the softmax over positions of one map's logits.
 - **saliency**: the gradient of a score at the input pixels. It has no layer argument: wherever the
   report says "saliency at layer L", there is no such thing in tf-keras-vis.
 - **class activation**: channels of a feature map, weighted by the score's gradient: Grad-CAM by its
@@ -12,8 +13,8 @@ Three families, all for a model of `mura_utils.network` and all as (N, S, S) in 
 Scores are taken at the logits, in front of the softmax: a sub-model that ends at ``logits`` shares
 all layers with the model, so nothing is cloned and no activation is swapped.
 
-Each map is scaled by its own minimum and maximum: colours of two maps do not compare, and a
-hottest point exists even where the model found nothing.
+Each map is scaled by its own minimum and maximum (the softmax by its maximum alone): colours of two
+maps do not compare, and a hottest point exists even where the model found nothing.
 
 Explain a float32 model: under mixed_float16 small gradients are lost and the maps change.
 """
@@ -32,6 +33,7 @@ from tf_keras_vis.saliency import Saliency
 from mura_utils.errors import UserError
 from mura_utils.explain.targets import Target
 from mura_utils.network.backbone import FEATURES, feature_layers
+from mura_utils.network.heads import FINDING, FINDING_WEIGHTS
 
 _RECTIFIERS = tuple(
     getattr(keras.activations, name) for name in ("relu", "gelu", "silu", "hard_silu")
@@ -42,10 +44,14 @@ _CHUNK = 16  # images at once: bounds the memory of the gradients
 def attention_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """The maps of the attention heads, in the order of their numbers.
 
-    The sigmoid's level is lost in the scaling: a head that weighs every position alike gives zeros.
+    For exp5 and exp6 these are the sigmoid maps. Head "pooled" has a sigmoid map too, which is warm
+    in most places, but it averages the features with the softmax over positions of that map's
+    logits, and this is what is shown: divided by its maximum, so that `energy_in_mask` is the share
+    of the weights that the finding gets. A head that weighs every position alike gives zeros.
 
     Args:
-        model: with layers ``attention_0`` ..., each (N, h, w, 1).
+        model: with layers ``attention_0`` ..., each (N, h, w, 1); in head "pooled" with ``weights``
+            (N, h * w, 1), which sums to 1 over positions.
         images: (N, S, S, 1) float32 in 0..255.
 
     Returns:
@@ -63,9 +69,13 @@ def attention_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
             f"{model.name} has no attention heads: choose saliency or grad_cam, or train exp5 "
             "or exp6."
         )
-    maps = keras.Model(model.input, [model.get_layer(name).output for name in heads])
-    weights = keras.tree.flatten(maps.predict(images, batch_size=_CHUNK, verbose=0))
-    return np.stack([_heatmaps(map_[..., 0], images.shape[1]) for map_ in weights], axis=1)
+    pooled = any(layer.name == FINDING_WEIGHTS for layer in model.layers)
+    shown = [FINDING_WEIGHTS] if pooled else heads
+    network = keras.Model(model.input, [model.get_layer(name).output for name in shown])
+    maps = keras.tree.flatten(network.predict(images, batch_size=_CHUNK, verbose=0))
+    grid = model.get_layer(FINDING).output.shape[1:3]
+    maps = [map_.reshape(-1, *grid) for map_ in maps]
+    return np.stack([to_heatmaps(map_, images.shape[1], from_zero=pooled) for map_ in maps], axis=1)
 
 
 def saliency(
@@ -110,7 +120,9 @@ def saliency(
         score = target.score(rows, copies=len(noise))
         flat = copies.reshape(-1, *images.shape[1:])
         gradients = np.asarray(explainer(score, flat, normalize_map=False))
-        chunks.append(_heatmaps(gradients.reshape(copies.shape[:-1]).mean(axis=1), images.shape[1]))
+        chunks.append(
+            to_heatmaps(gradients.reshape(copies.shape[:-1]).mean(axis=1), images.shape[1])
+        )
     return np.concatenate(chunks)
 
 
@@ -264,7 +276,7 @@ def _activations(
                 np.maximum((activation.numpy() * weigh(gradient.numpy())).sum(axis=-1), 0)
                 for activation, gradient, (_, weigh) in zip(*found, methods, strict=True)
             ]
-            chunks.append([_heatmaps(heat, images.shape[1]) for heat in heats])
+            chunks.append([to_heatmaps(heat, images.shape[1]) for heat in heats])
         results.append([np.concatenate(parts) for parts in zip(*chunks, strict=True)])
     return results
 
@@ -352,8 +364,24 @@ def _chunks(images: np.ndarray, copies: int = 1) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _heatmaps(maps: np.ndarray | tf.Tensor, size: int) -> np.ndarray:
-    """Enlarge (n, h, w) to (n, size, size), cell centres kept, and scale each map to [0, 1]."""
+def to_heatmaps(maps: np.ndarray | tf.Tensor, size: int, from_zero: bool = False) -> np.ndarray:
+    """Enlarge maps to the image, the centers of their cells kept, and scale each to [0, 1].
+
+    Args:
+        maps: (N, h, w), finite.
+        size: of the image, pixels.
+        from_zero: divide by the maximum alone and do not subtract the minimum.
+
+    Returns:
+        (N, size, size) float32 in [0, 1]; zeros where a map is constant.
+
+    Raises:
+        UserError: a value is not finite.
+
+    Example:
+        >>> to_heatmaps(np.array([[[1.0, 3.0], [2.0, 2.0]]]), size=2)[0].tolist()
+        [[0.0, 1.0], [0.5, 0.5]]
+    """
     maps = np.asarray(maps, np.float32)
     if not np.isfinite(maps).all():
         raise UserError(
@@ -364,4 +392,6 @@ def _heatmaps(maps: np.ndarray | tf.Tensor, size: int) -> np.ndarray:
     low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
     # What differs only by rounding is constant: scaling it up would show noise.
     varies = high - low > 1e-6 * np.maximum(abs(low), abs(high))
+    if from_zero:
+        low = np.zeros_like(low)
     return np.divide(maps - low, high - low, out=np.zeros_like(maps), where=varies)

@@ -13,6 +13,9 @@ FINDING = "attention_0"
 
 FINDING_LOGITS = f"{FINDING}_logits"
 
+FINDING_WEIGHTS = "weights"
+"""The softmax over positions of these logits (N, h * w, 1), with which head "pooled" averages."""
+
 LOGITS = "logits"
 """The classifier: the last dense layer, one unit a class."""
 
@@ -118,8 +121,8 @@ def _attended(x: KerasTensor, seed: int) -> KerasTensor:
         1, 1, bias_initializer=keras.initializers.Constant(_RARE), name=FINDING_LOGITS
     )(layers.SpatialDropout2D(0.1, seed=seed, name="dropout_fused")(x))
     attention = layers.Activation("sigmoid", name=FINDING)(logits)
-    weights = layers.Softmax(axis=1, name="weights")(
-        layers.Reshape((-1, 1), name="weights_cells")(logits)
+    weights = layers.Softmax(axis=1, name=FINDING_WEIGHTS)(
+        layers.Reshape((-1, 1), name=f"{FINDING_WEIGHTS}_cells")(logits)
     )
     cells = layers.Reshape((-1, x.shape[-1]), name="fused_cells")(x)
     attended = layers.Dot(axes=1, name="attended")([weights, cells])

@@ -98,6 +98,7 @@ class Networks:
         files: of the models.
         resize: how each model's images become squares, see `data.squares.resize`.
         flip: whether each answers the mirror image as well.
+        taught: whether masks taught all of them where a finding is, see `mask_supervision`.
         classes: labels, in the order of the outputs.
         described_in: the file that names them.
     """
@@ -105,6 +106,7 @@ class Networks:
     files: list[Path]
     resize: list[str]
     flip: bool
+    taught: bool
     classes: list[str]
     described_in: Path
 
@@ -213,11 +215,14 @@ def networks_of(folder: Path) -> Networks:
         described_in = folder / "training.json"
         with reading(described_in) as training:
             classes = list(training["classes"])
-        resize = read_experiment(folder).resize
-        return Networks([folder / "model.keras"], [resize], False, classes, described_in)
+        experiment = read_experiment(folder)
+        taught = experiment.mask_supervision > 0
+        files = [folder / "model.keras"]
+        return Networks(files, [experiment.resize], False, taught, classes, described_in)
     ensemble = read_ensemble(folder)
     require_members(folder.name, ensemble)
     own = [folder] if ensemble.soup else [member.folder for member in ensemble.members]
     files = [place / "model.keras" for place in own]
     resizes = [member.experiment.resize for member in ensemble.members][: len(files)]
-    return Networks(files, resizes, ensemble.flip, ensemble.classes, folder / ENSEMBLE)
+    taught = all(member.experiment.mask_supervision > 0 for member in ensemble.members)
+    return Networks(files, resizes, ensemble.flip, taught, ensemble.classes, folder / ENSEMBLE)
