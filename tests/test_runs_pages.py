@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 from typer.testing import CliRunner
@@ -21,6 +22,7 @@ from mura_utils.data.sources import SOURCES
 from mura_utils.errors import UserError
 from mura_utils.evaluation import LEVELS
 from mura_utils.paths import REPOSITORY, runs_dir, write_json, write_text
+from mura_utils.runs.formulas import draw_formulas
 from mura_utils.runs.pages import write_report
 from mura_utils.runs.record import ENSEMBLE, write_completed
 from mura_utils.runs.stages import NOTEBOOKS
@@ -355,12 +357,14 @@ def test_the_committed_notebooks_become_pages(make):
     for name in NOTEBOOKS:
         source = REPOSITORY / "notebooks" / f"{name}.ipynb"
         (folder / f"{name}.ipynb").write_bytes(source.read_bytes())
-        formulas = [
-            cell.source
-            for cell in nbformat.read(source, as_version=4).cells
-            if cell.cell_type == "markdown" and "$" in cell.source
-        ]
-        assert not formulas, "pages without MathJax show LaTeX as it is typed"
     _, remarks = write_report(folder)
     check(read(folder))
-    assert not any("description" in remark for remark in remarks)
+    assert not any("description" in remark or "LaTeX" in remark for remark in remarks)
+    assert 'class="formula block"' in (folder / "report" / "05_modeling.html").read_text()
+
+
+def test_formulas_are_drawn_and_code_is_not():
+    page = BeautifulSoup("<p>$a_1$ or $\\wrong{}$</p><code>$HOME$</code>", "html.parser")
+    assert draw_formulas(page) == ["$\\wrong{}$"]
+    assert page.img["alt"] == "a_1"
+    assert page.get_text() == " or $\\wrong{}$$HOME$"

@@ -24,6 +24,7 @@ from traitlets.config import Config
 from mura_utils.data.sources import SOURCES, Source
 from mura_utils.errors import UserError, naming_damage
 from mura_utils.paths import atomic_write, reading, runs_dir, write_text
+from mura_utils.runs.formulas import draw_formulas
 from mura_utils.runs.overview import find_figures, overview
 from mura_utils.runs.pipeline import discard
 from mura_utils.runs.record import completed, find_run, is_ensemble, working_in
@@ -181,15 +182,18 @@ def _write_pages(report: _Report, out: Path) -> None:
             page.body = exporter.from_notebook_node(book)[0]
     shutil.copyfile(Path(__file__).with_suffix(".css"), out / "style.css")
     (out / "style.css").chmod(0o644)
-    links, undescribed = Counter(), Counter()
+    links, undescribed, undrawn = Counter(), Counter(), []
     for page in pages:
         soup = BeautifulSoup(page.body, "html.parser")
         links.update(_mend_links(soup, out, pages))
+        undrawn += draw_formulas(soup)
         undescribed[page.title] += _describe_images(soup, page.title)
         _box_what_is_wide(soup)
         write_text(out / f"{page.name}.html", _assemble(report, pages, page, str(soup)))
     if links:
         report.remarks.append(f"outside the report, and no longer links: {', '.join(links)}")
+    if undrawn:
+        report.remarks.append(f"formulas that stay LaTeX: {', '.join(undrawn)}")
     report.remarks += [
         f"figures without a description: {number} in {title}"
         for title, number in undescribed.items()
