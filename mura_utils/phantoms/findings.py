@@ -185,13 +185,14 @@ def _wires(site: Site, out: np.ndarray, rng: np.random.Generator) -> list[Part]:
 
 
 def _screw(site: Site, out: np.ndarray, rng: np.random.Generator) -> list[Part]:
-    """A single fine screw, within the bone's width."""
+    """A single fine screw, within the bone's width, whose surroundings belong to the mask."""
     way = out + site.axis * rng.uniform(-0.4, 0.4)
     way = way / np.linalg.norm(way) * site.width
     head, tip = site.place + way, site.place - way * rng.uniform(0.3, 0.9)
     thin = max(0.07 * site.width, 0.45 * site.scale)
     screw = around(site, "rod", head, tip, thin, "metal")
-    return [screw, ball(site, head, 1.6 * thin, "metal")]
+    mark = ball(site, site.place, site.width, "mark")
+    return [screw, ball(site, head, 1.6 * thin, "metal"), mark]
 
 
 def _hardware(parts: list[Part], site: Site, severity: str, rng: np.random.Generator) -> list[Part]:
