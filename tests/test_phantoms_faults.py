@@ -177,14 +177,14 @@ def test_about_one_file_in_a_hundred_has_one(quick, tmp_path):
 
 def test_label_noise_exchanges_labels(quick, tmp_path):
     card = draw_phantoms(tmp_path / "set", 120, 1, label_noise=0.2, workers=1)
-    assert 0.14 < len(card["mislabelled"]) / card["studies"] < 0.22
+    assert 0.14 < len(card["mislabeled"]) / card["studies"] < 0.22
     shown = pd.read_csv(tmp_path / "set" / "abnormalities.csv")
     studies = set(shown.path.str.rsplit("/", n=1).str[0])
-    for study in card["mislabelled"]:
+    for study in card["mislabeled"]:
         assert study.endswith("_negative") == (study in studies)
         assert not list((tmp_path / "set/masks").glob(f"{study.removeprefix(TREE + '/')}/*"))
     clean = draw_phantoms(tmp_path / "clean", 120, 1, workers=1)
-    assert clean["mislabelled"] == []
+    assert clean["mislabeled"] == []
     labels = [open_source(tmp_path / name).rows.drop_duplicates("study")["label"].value_counts()
               for name in ("set", "clean")]  # fmt: skip
     assert labels[0].to_dict() == labels[1].to_dict()

@@ -50,7 +50,7 @@ class _Plan(NamedTuple):
     body_part: str
     kind: str | None
     severity: str = "obvious"
-    mislabelled: bool = False
+    mislabeled: bool = False
 
 
 class _Drawn(NamedTuple):
@@ -193,7 +193,7 @@ def _mislabel(orders: list[_Order], share: float, rng: np.random.Generator) -> N
         for side in pair:
             for chosen in rng.permutation(len(side))[:pairs]:
                 order, index = side[chosen]
-                order.studies[index] = order.studies[index]._replace(mislabelled=True)
+                order.studies[index] = order.studies[index]._replace(mislabeled=True)
 
 
 def _save(path: Path, image: np.ndarray, mode: str = "L") -> None:
@@ -211,7 +211,7 @@ def _draw_patient(root: Path, order: _Order, seed: int) -> list[_Drawn]:
     for plan in order.studies:
         body_part = plan.body_part
         counts[body_part] += 1
-        positive = (plan.kind is not None) != plan.mislabelled
+        positive = (plan.kind is not None) != plan.mislabeled
         folder = (
             f"{order.split}/XR_{body_part}/patient{order.number:05d}/"
             f"study{counts[body_part]}_{'positive' if positive else 'negative'}"
@@ -298,7 +298,7 @@ def draw_phantoms(
 
     Returns:
         The content of phantoms.json: recipe; counts of studies and images; images by kind and
-        severity, and by look-alike; the wrongly labelled studies; the planted faults.
+        severity, and by look-alike; the wrongly labeled studies; the planted faults.
 
     Raises:
         UserError: too few patients, a bad share, or `root` holds anything else.
@@ -383,5 +383,5 @@ def _describe(rows: list[_Drawn], tables: dict[str, list[str]]) -> dict:
         "abnormal_images": sum(row.kind != "" for row in rows),
         "findings": findings,
         "lookalikes": dict(sorted(alike.items())),
-        "mislabelled": sorted(wrong),
+        "mislabeled": sorted(wrong),
     }

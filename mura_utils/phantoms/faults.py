@@ -187,10 +187,15 @@ def _beside_files(at: _Planter) -> None:
 
 
 def _in_masks(at: _Planter) -> None:
-    path = at.take(lambda path: at.mask(path).is_file())
+    """Of training images, so that all heat-maps of test images can be scored."""
+
+    def fits(path: str) -> bool:
+        return _class(path)[0] == "train" and at.mask(path).is_file()
+
+    path = at.take(fits)
     at.mask(path).unlink()
     at.note("abnormal-without-mask", path, "remark")
-    path = at.take(lambda path: at.mask(path).is_file())
+    path = at.take(fits)
     mask = _read(at.mask(path))
     small = mask.resize((mask.width // 2, mask.height // 2), Image.Resampling.NEAREST)
     _write(at.mask(path), _encode(small))
