@@ -184,14 +184,16 @@ def data_phantom(
     folder: Annotated[str, typer.Argument(help="absolute, or a name in data/")] = "phantom",
     patients: Annotated[int, typer.Option(help="how many to draw", min=30, max=99_999)] = 480,
     seed: Annotated[int, typer.Option(help="another draws others", min=0, max=2**32 - 1)] = 0,
+    faults: Annotated[bool, typer.Option(help="plant damaged files and rows")] = True,
+    label_noise: Annotated[float, typer.Option(help="share of wrong labels", min=0, max=0.5)] = 0.0,
 ) -> None:
-    """Draw a phantom data set in MURA's layout."""
+    """Draw a phantom data set in MURA's layout; by default the one of the demo."""
     from mura_utils.data.sources import open_source
     from mura_utils.paths import data_dir, expand
     from mura_utils.phantoms.dataset import draw_phantoms
 
     root = data_dir() / expand(folder)
-    draw_phantoms(root, patients=patients, seed=seed, progress=sys.stderr.isatty())
+    draw_phantoms(root, patients, seed, faults, label_noise, progress=sys.stderr.isatty())
     typer.echo(open_source(root))
 
 

@@ -81,6 +81,12 @@ class Data(Section):
         480, "01", "patients to draw when the source is phantom", ge=80, le=99_999
     )
     phantom_seed: Seed = _parameter(0, "01", "seed of the phantoms")
+    phantom_faults: bool = _parameter(
+        True, "01", "plant damaged files and rows among the phantoms, about one in a hundred"
+    )
+    phantom_label_noise: Number = _parameter(
+        0.0, "01", "share of the phantoms' studies with a wrong label", ge=0, le=0.5
+    )
     read_pixels: bool = _parameter(True, "01", "open every file; false lists the files only")
     exclude_duplicates: bool = _parameter(
         False, "02", "admit one of several byte-identical files; false admits and counts them all"

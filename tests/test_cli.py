@@ -13,7 +13,10 @@ from mura_tree import image_paths, png, tiny_rows, write_tree
 from PIL import Image
 
 from mura_utils import cli
+from mura_utils.data import sources
+from mura_utils.experiments import Experiment
 from mura_utils.paths import cache_dir, data_dir, runs_dir, write_json
+from mura_utils.phantoms import dataset
 from mura_utils.runs import sweep
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
@@ -61,8 +64,21 @@ def test_a_mistake_is_one_sentence_and_nothing_is_made(mura, arguments, sentence
     assert not runs_dir().exists()
 
 
+def test_the_command_draws_the_demos_phantoms_unless_told_otherwise(mura, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(dataset, "draw_phantoms", lambda *args, **kwargs: drawn.append(args[1:]))
+    monkeypatch.setattr(sources, "open_source", str)
+    demo = Experiment()
+    defaults = [getattr(demo, f"phantom_{name}") for name in ("patients", "seed")]
+    defaults += [demo.phantom_faults, demo.phantom_label_noise]
+    assert mura("data", "phantom")[0] == 0
+    assert mura("data", "phantom", "--seed", 3, "--no-faults", "--label-noise", 0.2)[0] == 0
+    assert drawn == [tuple(defaults), (480, 3, False, 0.2)]
+    assert mura("data", "phantom", "--label-noise", 0.6)[0] == 2
+
+
 def test_phantoms_are_drawn_and_checked(mura):
-    status, out, _ = mura("data", "phantom", "few", "--patients", 30)
+    status, out, _ = mura("data", "phantom", "few", "--patients", 30, "--no-faults")
     assert status == 0 and "phantom" in out
     broken = next((data_dir() / "few" / "MURA-v1.1" / "train").rglob("image1.png"))
     broken.write_bytes(broken.read_bytes()[:500])

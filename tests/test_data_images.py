@@ -150,7 +150,7 @@ def test_one_saturated_marker_does_not_turn_a_16_bit_image_black(tmp_path):
     assert np.corrcoef(image[5:].ravel(), grey[5:].ravel())[0, 1] > 0.999
     (detail,) = inspection.remarks.values()
     assert list(inspection.remarks) == ["clipped"]
-    assert detail.startswith("grey levels run from 0 to 65,535 and were clipped to 0 to 3,8")
+    assert detail.startswith("grey levels run from 0 to 65,535 and were clipped to 0 to 3,7")
     file.write_bytes(encode(Image.fromarray(grey.astype(np.uint16) * 16)))
     plain, inspection = examine_image(file)
     assert inspection.remarks == {}

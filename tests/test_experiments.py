@@ -50,6 +50,7 @@ def test_a_wrong_parameter_is_one_sentence_that_names_it(changes, message):
 NUMBERS = {
     "phantom_patients": (79, 100_000),
     "phantom_seed": (-1, 2**32),
+    "phantom_label_noise": (-1e-9, 0.51),
     "split_seed": (-1, 2**32),
     "image_size": (31, 4097),
     "rotation_range": (-1e-9, 360.1),
@@ -102,7 +103,7 @@ def test_what_lies_outside_the_bounds_is_refused(name, value):
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 10**400, True, "3"])
 def test_numbers_are_finite_and_no_text(value):
     named = [name for name, field in Experiment.model_fields.items() if field.annotation is float]
-    assert len(named) == 18
+    assert len(named) == 19
     for name in [*named, "epochs", "seed"]:
         with pytest.raises(UserError, match=f"^test: {name} = "):
             validate_parameters({name: value}, "test")

@@ -14,7 +14,7 @@ import pytest
 from mura_utils.experiments import EXPERIMENTS
 from mura_utils.paths import REPOSITORY, read_json
 
-TINY = {"data_dir": "tiny", "phantom_patients": 80, "image_size": 64}
+TINY = {"data_dir": "tiny", "phantom_patients": 80, "phantom_faults": False, "image_size": 64}
 
 
 def call(*command: object, **options) -> str:

@@ -25,6 +25,7 @@ TINY = {
     "name": "tiny",
     "data_dir": "tiny",
     "phantom_patients": 80,
+    "phantom_faults": False,
     "image_size": 64,
     "pca_image_size": 16,
     "pca_images_per_class": [3],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 from collections import Counter
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -22,7 +24,8 @@ from threadpoolctl import threadpool_limits
 from mura_utils.data.sources import load_mask, open_source
 from mura_utils.data.sources.phantom import phantom_mask
 from mura_utils.errors import UserError
-from mura_utils.phantoms.anatomy import WINDOWS, draw_arm, find_bone
+from mura_utils.paths import read_json
+from mura_utils.phantoms.anatomy import SEVERITIES, WINDOWS, draw_arm, find_bone
 from mura_utils.phantoms.dataset import (
     BODY_PARTS,
     CARD,
@@ -123,8 +126,11 @@ def test_sizes_and_modes_are_mixed(phantoms: Path, rows: pd.DataFrame) -> None:
 def test_masks_and_kinds_belong_to_abnormal_images_alone(
     phantoms: Path, rows: pd.DataFrame
 ) -> None:
-    kinds = pd.read_csv(phantoms / "abnormalities.csv").set_index("path").kind
-    assert set(kinds) == set(KINDS)
+    shown = pd.read_csv(phantoms / "abnormalities.csv").set_index("path")
+    kinds, counts = shown.kind, shown.groupby("kind").severity.value_counts()
+    assert set(counts.index) == set(itertools.product(KINDS, SEVERITIES))
+    card = read_json(phantoms / CARD)["findings"]
+    assert {key: card[key[0]][key[1]] for key in counts.index} == counts.to_dict()
     assert set(kinds.index) == set(rows.path[rows.sign == "positive"])
     for path, sign in zip(rows.path, rows.sign, strict=True):
         mask = phantom_mask(phantoms, path)
@@ -267,11 +273,14 @@ def test_thumbnails_do_not_give_the_answer_away(phantoms: Path, rows: pd.DataFra
         with Image.open(phantoms / path) as image:
             small = image.convert("L").resize((32, 32), Image.Resampling.BILINEAR)
             thumbnails.append(np.asarray(small, np.float32).ravel())
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, tol=1e-3))
+    pixels = np.array(thumbnails)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, tol=1e-3, max_iter=300))
     folds = {"groups": rows.patient, "cv": GroupKFold(3)}
     labels = rows.part + "-" + rows.sign
     with threadpool_limits(1):  # small products: threads only wait for each other
-        found = cross_val_predict(model, np.array(thumbnails), labels, **folds)
+        found = cross_val_predict(model, pixels, labels, **folds)
+        scores = cross_val_predict(model, pixels, rows.sign, method="predict_proba", **folds)
     assert (found == labels).mean() < 0.6
+    assert roc_auc_score(rows.sign == "positive", scores[:, 1]) < 0.65
     part = pd.Series(found).str.split("-").str[0]
     assert (part == rows.part).mean() > 0.4  # but they are no riddle either

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 KINDS = ("fracture", "hardware", "lesion", "joint disease")
+SEVERITIES = ("obvious", "moderate", "subtle")
 PROFILE_ROWS = 512
 
 # --- Shapes --------------------------------------------------------------------------------------
@@ -113,6 +114,7 @@ SHAPES = {
     "ball": _solid(),
     "rod": _solid(cap=.03, power=4.0),
     "plate": _solid(((0, 1, .34, 0, 0), (1, 1, .34, 0, 0)), .06, 3.0),
+    "sleeve": Shape(_EVEN, (.004, .004), 2.0, (.09, .09), (0, 0)),
     "shell": Shape(_EVEN, (.5, .5), 2.0, (.2, .2), (0, 0)),
     "flesh": _solid(((0, 1, .95, 0, 0), (1, 1, .95, 0, 0)), .16, 2.2),
     "upper arm": _solid(
@@ -214,12 +216,25 @@ class Cut(NamedTuple):
     phase: float
 
 
+class Seam(NamedTuple):
+    """A dark line across a part that stays whole; a dense one where `depth` is negative."""
+
+    share: float  # where, along the whole shape
+    width: float  # mm
+    depth: float  # share of the attenuation that is lost in its middle
+    tilt: tuple[float, float] = (0.0, 0.0)  # tilt, jag and phase as a cut's
+    jag: float = 0.0
+    phase: float = 0.0
+    until: float = 1.0  # how far it goes across, from one edge (-1) to the other (1)
+
+
 @dataclass(frozen=True)
 class Part:
     """One tapering elliptical cylinder; `bone` says what it moves with, `role` how it is drawn.
 
     "bone" adds path length, "flesh" thickness, "metal" much of both; "lung" thins the flesh;
-    "density" multiplies the bone that it overlaps by up to 1 + mu; "mark" only enters the mask.
+    "density" multiplies the bone that it overlaps by up to 1 + mu; "mark" only enters the mask;
+    "foreign" adds mu times its path length and is no finding.
     """
 
     level: int
@@ -233,6 +248,7 @@ class Part:
     mu: float = 0.0
     span: tuple[float, float] = (0.0, 1.0)  # the piece of the shape that this part is
     cut: Cut | None = None
+    seams: tuple[Seam, ...] = ()
 
 
 def _part(level, bone, shape, start, end, radius, role="bone", side=None, mu=0.0) -> Part:

@@ -1,12 +1,14 @@
 """Phantoms: procedural radiographs in MURA's folder layout, for a machine without data.
 
-`anatomy` knows the arm, `findings` its abnormalities, `radiography` how they look on a radiograph;
-here people and their studies are made up and written to disk as MURA is.
+`anatomy` knows the arm, `findings` its abnormalities, `lookalikes` what only looks like one,
+`radiography` how they look on a radiograph; here people and their studies are made up and written
+to disk as MURA is, and `faults` damages some of the files.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,21 +23,56 @@ from mura_utils import report
 from mura_utils.errors import UserError
 from mura_utils.locks import waiting
 from mura_utils.paths import atomic_write, read_json, write_csv, write_json, write_text
-from mura_utils.phantoms.anatomy import KINDS, WINDOWS, Part, draw_arm, find_bone
+from mura_utils.phantoms.anatomy import KINDS, SEVERITIES, WINDOWS, Part, draw_arm, find_bone
+from mura_utils.phantoms.faults import plant_faults
 from mura_utils.phantoms.findings import add_finding
+from mura_utils.phantoms.lookalikes import GROWTH_PLATE, add_growth_plates, add_lookalike, fits
 from mura_utils.phantoms.radiography import Study, take_radiograph
 from mura_utils.terminal import hide_bars
 
 TREE = "MURA-v1.1"
 CARD = "phantoms.json"
 PARTIAL = "phantoms.partial"
-VERSION = 2
+VERSION = 3
 
 BODY_PARTS = tuple(report.MURA_TRAIN_IMAGES)
 
+_MIX = (0.5, 0.25, 0.25)
+"""Shares of the severities: with them the demo's network is right in most cases, not in all."""
+_CHILDREN = 0.12
+_LOOKALIKES = 0.4
+"""Share of the studies with something that only looks like a finding."""
 
-def _examine(arm: list[Part], body_part: str, kind: str | None, left: bool, rng) -> Study:
-    """Anatomy of one study: the person's arm within the window, with its finding."""
+
+class _Plan(NamedTuple):
+    """What one study will show: a finding or None, and whether its label says otherwise."""
+
+    body_part: str
+    kind: str | None
+    severity: str = "obvious"
+    mislabeled: bool = False
+
+
+class _Drawn(NamedTuple):
+    """One image of the set."""
+
+    path: str
+    kind: str  # of the finding, or ""
+    severity: str
+    lookalikes: str  # separated by semicolons
+
+
+def _draw_person(rng: np.random.Generator) -> tuple[list[Part], bool]:
+    """A person's arm, and whether it is a child's."""
+    arm, child = draw_arm(rng), bool(rng.random() < _CHILDREN)
+    return (add_growth_plates(arm, rng) if child else arm), child
+
+
+def _examine(
+    arm: list[Part], plan: _Plan, left: bool, rng: np.random.Generator
+) -> tuple[Study, str]:
+    """Anatomy of one study: the person's arm within the window; and its look-alike, or ""."""
+    body_part = plan.body_part
     window = WINDOWS[body_part]
     parts, centre = [part for part in arm if part.level in window.levels], np.array(window.centre)
     ray = int(rng.choice([1, 2, 2, 3, 3, 4, 5]))
@@ -44,9 +81,12 @@ def _examine(arm: list[Part], body_part: str, kind: str | None, left: bool, rng)
         centre = finger.start + 0.95 * (finger.end - finger.start)
         if rng.random() < 0.6:  # the other fingers are folded away
             parts = [part for part in parts if part.level == 3 or part.bone.endswith(str(ray))]
-    if kind:
-        parts = add_finding(parts, body_part, kind, ray, rng)
-    return Study(body_part, parts, centre, left)
+    lookalike = str(rng.choice(fits(body_part))) if rng.random() < _LOOKALIKES else ""
+    if lookalike:
+        parts = add_lookalike(parts, body_part, lookalike, ray, rng)
+    if plan.kind:
+        parts = add_finding(parts, body_part, plan.kind, ray, rng, plan.severity)
+    return Study(body_part, parts, centre, left), lookalike
 
 
 def _views(body_part: str, count: int, rng: np.random.Generator) -> list[float]:
@@ -55,7 +95,12 @@ def _views(body_part: str, count: int, rng: np.random.Generator) -> list[float]:
 
 
 def draw_case(
-    rng: np.random.Generator, body_part: str, kind: str, abnormal: bool, yaw: float = 0.0
+    rng: np.random.Generator,
+    body_part: str,
+    kind: str,
+    abnormal: bool,
+    yaw: float = 0.0,
+    severity: str = "obvious",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a radiograph with an abnormality, or the same one as it would be without.
 
@@ -67,16 +112,18 @@ def draw_case(
         kind: the abnormality, one of `KINDS`.
         abnormal: whether it is there.
         yaw: direction of the view in degrees about the arm: 0 is AP, 90 lateral.
+        severity: of the abnormality, one of `SEVERITIES`.
 
     Returns:
         The image, uint8 (H, W), longest side 512; and the mask, bool (H, W), of the abnormality, or
         of about the place where it would be.
     """
-    arm, left = draw_arm(rng), bool(rng.random() < 0.5)
+    arm, left = _draw_person(rng)[0], bool(rng.random() < 0.5)
     anatomy, exposure = rng.integers(2**32, size=2)
 
     def examine(finding: str | None) -> Study:
-        return _examine(arm, body_part, finding, left, np.random.default_rng(anatomy))
+        plan = _Plan(body_part, finding, severity)
+        return _examine(arm, plan, left, np.random.default_rng(anatomy))[0]
 
     study = examine(kind)
     if not abnormal:
@@ -88,11 +135,11 @@ def draw_case(
 
 
 class _Order(NamedTuple):
-    """What one patient's folder will hold: studies as (body part, kind or None)."""
+    """What one patient's folder will hold."""
 
     split: str
     number: int
-    studies: list[tuple[str, str | None]]
+    studies: list[_Plan]
 
 
 def _quotas(total: int) -> dict[tuple[str, bool], int]:
@@ -102,7 +149,7 @@ def _quotas(total: int) -> dict[tuple[str, bool], int]:
         for part, counts in report.MURA_TRAIN_IMAGES.items()
         for abnormal in (False, True)
     }
-    least = max(1, min(4, total // (2 * len(shares))))
+    least = max(1, min(4, total // 20))
     rest, whole = total - least * len(shares), sum(shares.values())
     exact = {key: rest * count / whole for key, count in shares.items()}
     quotas = {key: least + int(value) for key, value in exact.items()}
@@ -124,9 +171,29 @@ def _deal(split: str, first: int, patients: int, rng: np.random.Generator) -> li
         while len(own) < size:
             same = [i for i, key in enumerate(studies_left) if key[0] == own[0][0]]
             own.append(studies_left.pop(same[-1] if same and rng.random() < 0.5 else -1))
-        studies = [(part, next(kinds) if abnormal else None) for part, abnormal in own]
+        studies = [
+            _Plan(part, next(kinds), str(rng.choice(SEVERITIES, p=_MIX)))
+            if abnormal
+            else _Plan(part, None)
+            for part, abnormal in own
+        ]
         orders.append(_Order(split, number, studies))
     return orders
+
+
+def _mislabel(orders: list[_Order], share: float, rng: np.random.Generator) -> None:
+    """Exchange labels of normal and abnormal studies of one body part and split."""
+    places: dict[tuple, tuple[list, list]] = {}
+    for order in orders:
+        for index, plan in enumerate(order.studies):
+            pair = places.setdefault((order.split, plan.body_part), ([], []))
+            pair[plan.kind is not None].append((order, index))
+    for pair in places.values():
+        pairs = min(round(share * sum(map(len, pair)) / 2), *map(len, pair))
+        for side in pair:
+            for chosen in rng.permutation(len(side))[:pairs]:
+                order, index = side[chosen]
+                order.studies[index] = order.studies[index]._replace(mislabeled=True)
 
 
 def _save(path: Path, image: np.ndarray, mode: str = "L") -> None:
@@ -135,29 +202,32 @@ def _save(path: Path, image: np.ndarray, mode: str = "L") -> None:
         Image.fromarray(image).convert(mode).save(temporary, compress_level=1, compress_type=3)
 
 
-def _draw_patient(root: Path, order: _Order, seed: int) -> list[tuple[str, str]]:
-    """Write one patient's images and masks; return (path, kind or "") in order."""
+def _draw_patient(root: Path, order: _Order, seed: int) -> list[_Drawn]:
+    """Write one patient's images and masks."""
     rng = np.random.default_rng([seed, order.number])
-    arm = draw_arm(rng)
-    counts: dict[str, int] = {}
+    arm, child = _draw_person(rng)
+    counts: Counter[str] = Counter()
     rows = []
-    for body_part, kind in order.studies:
-        counts[body_part] = counts.get(body_part, 0) + 1
-        label = "positive" if kind else "negative"
+    for plan in order.studies:
+        body_part = plan.body_part
+        counts[body_part] += 1
+        positive = (plan.kind is not None) != plan.mislabeled
         folder = (
             f"{order.split}/XR_{body_part}/patient{order.number:05d}/"
-            f"study{counts[body_part]}_{label}"
+            f"study{counts[body_part]}_{'positive' if positive else 'negative'}"
         )
-        study = _examine(arm, body_part, kind, bool(rng.random() < 0.5), rng)
+        study, lookalike = _examine(arm, plan, bool(rng.random() < 0.5), rng)
+        alike = ";".join(filter(None, [GROWTH_PLATE * child, lookalike]))
+        severity = plan.severity if plan.kind else ""
         mode = "RGB" if rng.random() < 0.1 else "L"
         views = rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.32, 0.38, 0.16, 0.04])
         for i, yaw in enumerate(_views(body_part, views, rng), 1):
             image, mask = take_radiograph(study, yaw, rng)
             path = f"{folder}/image{i}.png"
             _save(root / TREE / path, image, mode)
-            if kind:
+            if positive and plan.kind:
                 _save(root / "masks" / path, mask.astype(np.uint8) * 255)
-            rows.append((f"{TREE}/{path}", kind or ""))
+            rows.append(_Drawn(f"{TREE}/{path}", plan.kind or "", severity, alike))
     return rows
 
 
@@ -184,44 +254,54 @@ def _claim(root: Path, recipe: dict) -> bool:
     return True
 
 
-def _write_tables(root: Path, split: str, rows: list[tuple[str, str]]) -> None:
-    """MURA's two CSV files of a split, as published: no header, LF, a slash after studies."""
-    paths = [path for path, _ in rows]
-    studies = dict.fromkeys(path.rsplit("/", 1)[0] + "/" for path in paths)
-    labelled = [f"{study},{int(study.endswith('_positive/'))}" for study in studies]
-    write_text(root / TREE / f"{split}_image_paths.csv", "\n".join(paths) + "\n")
-    write_text(root / TREE / f"{split}_labeled_studies.csv", "\n".join(labelled) + "\n")
+def _tables(rows: list[_Drawn]) -> dict[str, list[str]]:
+    """Lines of MURA's four CSV files, as published: no header, a slash after studies."""
+    tables = {}
+    for split in ("train", "valid"):
+        paths = [row.path for row in rows if row.path.startswith(f"{TREE}/{split}/")]
+        studies = dict.fromkeys(path.rsplit("/", 1)[0] + "/" for path in paths)
+        labelled = [f"{study},{int(study.endswith('_positive/'))}" for study in studies]
+        tables[f"{split}_image_paths.csv"] = paths
+        tables[f"{split}_labeled_studies.csv"] = labelled
+    return tables
 
 
 def draw_phantoms(
     root: Path | str,
     patients: int = 120,
     seed: int = 0,
-    official_valid_fraction: float = 0.1,
+    faults: bool = False,
+    label_noise: float = 0.0,
+    official_valid_fraction: float = 1 / 3,
     workers: int | None = None,
     progress: bool = False,
 ) -> dict:
     """Draw a set of phantoms in MURA's layout; about four images a patient.
 
     Writes `root/MURA-v1.1/{train,valid}/XR_*/…/image*.png` with MURA's four CSV files, a mask (8
-    bits, 255 is abnormal) for each abnormal image at the same path under `root/masks`, the kinds of
-    abnormality in `root/abnormalities.csv` (path, kind), and last `root/phantoms.json`. The bytes
-    depend on `patients`, `seed` and `official_valid_fraction` alone. Nothing is done where that
-    very set is complete; an interrupted one is drawn again.
+    bits, 255 is abnormal) for each abnormal image at the same path under `root/masks`, what is to
+    be seen in `root/abnormalities.csv` (path, kind, severity) and `root/lookalikes.csv` (path,
+    lookalikes), and last `root/phantoms.json`. The bytes depend on all arguments but `workers` and
+    `progress`. Nothing is done where that very set is complete; an interrupted one is drawn again.
 
     Args:
         root: a new or empty folder, or one with phantoms of the same recipe.
         patients: at least 28, for all 14 classes to be in both official splits.
         seed: another one draws other people.
+        faults: damage files and rows of tables, as `faults.plant_faults` says.
+        label_noise: share of the studies, from 0 to 0.5, whose label is wrong; as many normal as
+            abnormal ones of each body part. `abnormalities.csv` says what is there; there are masks
+            where label and finding agree.
         official_valid_fraction: the share of patients in `valid`, in (0, 1).
         workers: processes; None is one a core.
         progress: show a bar.
 
     Returns:
-        The content of phantoms.json: recipe and counts.
+        The content of phantoms.json: recipe; counts of studies and images; images by kind and
+        severity, and by look-alike; the wrongly labeled studies; the planted faults.
 
     Raises:
-        UserError: too few patients, a bad fraction, or `root` holds anything else.
+        UserError: too few patients, a bad share, or `root` holds anything else.
     """
     root = Path(root)
     least = 2 * len(BODY_PARTS)
@@ -234,8 +314,11 @@ def draw_phantoms(
         raise UserError(
             f"official_valid_fraction is {official_valid_fraction}; it must lie between 0 and 1."
         )
+    if not 0 <= label_noise <= 0.5:
+        raise UserError(f"label_noise is {label_noise}; it must lie between 0 and 0.5.")
     recipe = {"version": VERSION, "patients": patients, "seed": seed,
-              "official_valid_fraction": official_valid_fraction}  # fmt: skip
+              "official_valid_fraction": official_valid_fraction, "faults": faults,
+              "label_noise": label_noise}  # fmt: skip
     if (root / CARD).is_file() and not _claim(root, recipe):
         return read_json(root / CARD)
     with waiting(root.absolute().with_name(f".{root.name}.lock"), f"draws phantoms in {root}"):
@@ -251,6 +334,7 @@ def _draw(root: Path, recipe: dict, least: int, workers: int | None, progress: b
     rng = np.random.default_rng(seed)
     orders = _deal("train", 1, patients - valid, rng)
     orders += _deal("valid", patients - valid + 1, valid, rng)
+    _mislabel(orders, recipe["label_noise"], rng)
     pool = joblib.Parallel(n_jobs=workers or joblib.cpu_count(), return_as="generator")
     done = pool(joblib.delayed(_draw_patient)(root, order, seed) for order in orders)
     rows = sorted(
@@ -260,12 +344,44 @@ def _draw(root: Path, recipe: dict, least: int, workers: int | None, progress: b
         )
         for row in patient
     )
-    for split in ("train", "valid"):
-        _write_tables(root, split, [row for row in rows if row[0].startswith(f"{TREE}/{split}/")])
-    abnormal = pd.DataFrame([row for row in rows if row[1]], columns=["path", "kind"])
-    write_csv(root / "abnormalities.csv", abnormal)
-    studies = sum(len(order.studies) for order in orders)
-    card = {**recipe, "studies": studies, "images": len(rows), "abnormal_images": len(abnormal)}
+    tables = _tables(rows)
+    planted = []
+    if recipe["faults"]:
+        planted, moved = plant_faults(root, TREE, tables, rng)
+        alike = {row.path: row.lookalikes for row in rows}
+        twins = {entry["path"]: alike[entry["of"]] for entry in planted if "of" in entry}
+        rows = [row._replace(lookalikes=twins.get(row.path, row.lookalikes)) for row in rows]
+        rows = sorted(row._replace(path=moved.get(row.path, row.path)) for row in rows)
+    for name, lines in tables.items():
+        write_text(root / TREE / name, "\n".join(lines) + "\n")
+    card = {**recipe, **_describe(rows, tables), "planted": planted}
+    seen = pd.DataFrame(rows, columns=_Drawn._fields)
+    write_csv(root / "abnormalities.csv", seen.loc[seen.kind != "", ["path", "kind", "severity"]])
+    write_csv(root / "lookalikes.csv", seen.loc[seen.lookalikes != "", ["path", "lookalikes"]])
     write_json(root / CARD, card)
     (root / PARTIAL).unlink()
     return card
+
+
+def _describe(rows: list[_Drawn], tables: dict[str, list[str]]) -> dict:
+    """Counts of what was drawn, for the card."""
+    lines = [line for name, table in tables.items() if "studies" in name for line in table]
+    labels = dict(line.rsplit("/,", 1) for line in reversed(lines))
+    findings = {kind: dict.fromkeys(SEVERITIES, 0) for kind in KINDS}
+    alike: Counter[str] = Counter()
+    wrong = set()
+    for row in rows:
+        study = row.path.rsplit("/", 1)[0]
+        alike.update(filter(None, row.lookalikes.split(";")))
+        if row.kind:
+            findings[row.kind][row.severity] += 1
+        if labels.get(study) == str(int(not row.kind)):
+            wrong.add(study)
+    return {
+        "studies": len({row.path.rsplit("/", 1)[0] for row in rows}),
+        "images": len(rows),
+        "abnormal_images": sum(row.kind != "" for row in rows),
+        "findings": findings,
+        "lookalikes": dict(sorted(alike.items())),
+        "mislabeled": sorted(wrong),
+    }

@@ -18,14 +18,16 @@ from mura_utils.phantoms.anatomy import (
     PROFILE_ROWS,
     SHAPES,
     WINDOWS,
+    Cut,
     Part,
+    Seam,
     Window,
     pose,
     profile,
     rotation,
 )
 
-_METAL = 9.0  # attenuation of steel, relative to cortical bone
+METAL = 9.0  # attenuation of steel, relative to cortical bone
 _TISSUE = 0.13
 
 # --- Projection ----------------------------------------------------------------------------------
@@ -91,14 +93,30 @@ def _rectangle(shadow: _Shadow, shape: tuple[int, int]) -> tuple[slice, slice] |
     return (slice(top, bottom), slice(left, right)) if left < right and top < bottom else None
 
 
+def _edge(shadow: _Shadow, line: Cut | Seam, ratio: np.ndarray) -> np.ndarray:
+    """How far (pixels) an oblique, jagged line is from a straight one, from edge to edge."""
+    tilt = line.tilt[0] * shadow.side + line.tilt[1] * shadow.front
+    jag = np.sin(4 * ratio + line.phase) + 0.5 * np.sin(9 * ratio + 2 * line.phase)
+    return (tilt * ratio + line.jag * jag) * shadow.scale
+
+
 def _cut_share(shadow: _Shadow, along: np.ndarray, ratio: np.ndarray, length: float) -> np.ndarray:
     """1 on the bone's side of its fracture line, 0 beyond, a pixel of ramp between."""
-    cut, scale = shadow.part.cut, shadow.scale
-    tilt = cut.tilt[0] * shadow.side + cut.tilt[1] * shadow.front
-    jag = np.sin(4 * ratio + cut.phase) + 0.5 * np.sin(9 * ratio + 2 * cut.phase)
-    edge = (tilt * ratio + cut.jag * jag) * scale
-    from_end = (1 - along if cut.end else along) * length - cut.margin * scale
+    cut, edge = shadow.part.cut, _edge(shadow, shadow.part.cut, ratio)
+    from_end = (1 - along if cut.end else along) * length - cut.margin * shadow.scale
     return np.clip(from_end + (-edge if cut.end else edge) + 0.5, 0, 1)
+
+
+def _seam_share(
+    shadow: _Shadow, seam: Seam, along: np.ndarray, ratio: np.ndarray, length: float
+) -> np.ndarray:
+    """1 in the middle of a seam, 0 away from it; one that is finer than a pixel is fainter."""
+    low, high = shadow.part.span
+    wide = seam.width * shadow.scale / 2
+    drawn = max(wide, 0.6)
+    off = (low + along * (high - low) - seam.share) * length / (high - low)
+    share = wide / drawn * np.exp(-(((off - _edge(shadow, seam, ratio)) / drawn) ** 2))
+    return share * np.clip((seam.until - ratio * np.sign(shadow.side)) / 0.25 + 1, 0, 1)
 
 
 def _cast(shadow: _Shadow, shape: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray] | None:
@@ -143,6 +161,8 @@ def _cast(shadow: _Shadow, shape: tuple[int, int]) -> tuple[tuple[slice, slice],
     values *= np.minimum(np.minimum(along, 1 - along) * np.float32(length), 1)  # no jagged ends
     if part.cut:
         values *= _cut_share(shadow, along, ratio, length)
+    for seam in part.seams:
+        values *= 1 - seam.depth * _seam_share(shadow, seam, along, ratio, length)
     patch = np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.float32)
     patch.ravel()[inside] = values * np.float32(shadow.stretch / shadow.scale)
     return place, patch
@@ -190,7 +210,9 @@ def _bone_plane(shadows: list[_Shadow], shape: tuple[int, int]) -> np.ndarray:
             total[place] *= 1 + shadow.part.mu * np.minimum(values / (1.2 * shadow.part.radius), 1)
     for shadow in shadows:
         if shadow.part.role == "metal" and (cast := _cast(shadow, shape)):
-            total[cast[0]] += _METAL * cast[1]
+            total[cast[0]] += METAL * cast[1]
+        if shadow.part.role == "foreign" and (cast := _cast(shadow, shape)):
+            total[cast[0]] += shadow.part.mu * cast[1]
     return total
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from mura_utils.phantoms.anatomy import KINDS, WINDOWS
+from mura_utils.phantoms.anatomy import KINDS, SEVERITIES, WINDOWS
 from mura_utils.phantoms.dataset import BODY_PARTS, draw_case
 
 CELL = 8
@@ -70,7 +70,8 @@ def draw_crops(
         abnormal, close = bool(index % 2), bool(index // 2 % 2)
         part, kind = rng.integers(len(BODY_PARTS)), rng.integers(len(KINDS))
         yaw = rng.choice(WINDOWS[BODY_PARTS[part]].yaws) + variety * rng.normal(0, 8)
-        image, mask = draw_case(rng, BODY_PARTS[part], KINDS[kind], abnormal, yaw)
+        severity = str(rng.choice(SEVERITIES))
+        image, mask = draw_case(rng, BODY_PARTS[part], KINDS[kind], abnormal, yaw, severity)
         window = _draw_window(mask, close, size, whole, variety, rng)
         covered, visible = window.cut_mask(mask)
         findings = np.zeros(1 + len(KINDS), np.float32)
