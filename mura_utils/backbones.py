@@ -19,7 +19,7 @@ class Backbone:
             there are `alphas`.
         convolutions: how many Conv2D layers it has, the most that `unfreeze` can count; those of
             each channel by itself, as in ConvNeXt's blocks, do not count.
-        scale, offset: from grey values 0-255 to what its ImageNet weights were trained on, one
+        scale, offset: from gray values 0-255 to what its ImageNet weights were trained on, one
             number or one a channel.
         fine: the last layer whose cells are 16 pixels wide; its output has 32.
         options: more arguments of the builder.
@@ -28,7 +28,7 @@ class Backbone:
         package: of the Python index, that holds the ImageNet weights as ``models/*.pth``; without
             one, Keras downloads them.
         sha256: of that file.
-        licence: of the ImageNet weights.
+        license: of the ImageNet weights.
     """
 
     builder: str
@@ -41,7 +41,7 @@ class Backbone:
     phantom: bool = False
     package: str = ""
     sha256: str = ""
-    licence: str = "Apache-2.0"
+    license: str = "Apache-2.0"
 
 
 _TORCH = {

@@ -90,7 +90,7 @@ def sweep(
     Runs that agree in the parameters of 01 to 04 execute these notebooks once. The output of each
     run goes to runs/.sweep/NAME.log.
     """
-    from mura_utils.runs.jobs import run_here, summarise
+    from mura_utils.runs.jobs import run_here, summarize
     from mura_utils.runs.ray import ray_cluster
     from mura_utils.runs.sweep import plan, run_sweep
 
@@ -105,7 +105,7 @@ def sweep(
     with executor as execute:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the runs as Ctrl-C does
         outcomes = run_sweep(runs, execute)
-    typer.echo(summarise(outcomes))
+    typer.echo(summarize(outcomes))
     if any(outcome.state == "failed" for outcome in outcomes):
         typer.echo("After that is put right, the same command runs what is missing.")
         raise typer.Exit(1)
@@ -252,7 +252,7 @@ def pretrain(
     images: Annotated[int, typer.Option(help="phantoms to train on, in all", min=1)] = 80_000,
     image_size: Annotated[int, typer.Option(help="where the weights will be used, pixels")] = 224,
     batch_size: Annotated[int, typer.Option(help="a multiple of 4")] = 16,
-    seed: Annotated[int, typer.Option(help="of initialisation and phantoms", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="of initialization and phantoms", min=0)] = 0,
     minutes: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(help="stop after so long; the same command goes on", show_default=False),

@@ -102,8 +102,8 @@ class Augmentation:
     def matrices(parameters: dict[str, np.ndarray], size: int) -> np.ndarray:
         """Compose the parameters of each image into one matrix from output to input pixels.
 
-        Keras composes rotation · shift · shear · zoom about the image's centre and then mirrors the
-        result, which about that centre is one more factor diag(-1, 1) on the right. x is the column
+        Keras composes rotation · shift · shear · zoom about the image's center and then mirrors the
+        result, which about that center is one more factor diag(-1, 1) on the right. x is the column
         and y the row. As in Keras 3, tx moves along x although it is drawn from
         `height_shift_range`; with equal ranges, as in the report, that makes no difference.
 
@@ -128,9 +128,9 @@ class Augmentation:
         yx = np.sin(theta) * parameters["zx"] * mirror
         yy = np.cos(sheared) * parameters["zy"]
         tx, ty = parameters["tx"], parameters["ty"]
-        centre = (size - 1) / 2
-        x0 = centre * (1 - xx - xy) + np.cos(theta) * tx - np.sin(theta) * ty
-        y0 = centre * (1 - yx - yy) + np.sin(theta) * tx + np.cos(theta) * ty
+        center = (size - 1) / 2
+        x0 = center * (1 - xx - xy) + np.cos(theta) * tx - np.sin(theta) * ty
+        y0 = center * (1 - yx - yy) + np.sin(theta) * tx + np.cos(theta) * ty
         zero = np.zeros_like(xx)
         return np.stack([xx, xy, x0, yx, yy, y0, zero, zero], axis=1).astype(np.float32)
 
@@ -156,9 +156,9 @@ def augment(images: np.ndarray | tf.Tensor, transforms: np.ndarray | tf.Tensor) 
     if transforms.shape[1] == 8:
         return warped
     gamma, contrast, brightness = (transforms[:, 8 + k, None, None, None] for k in range(3))
-    grey = (warped / 255) ** tf.exp(gamma)
-    grey = (grey - 0.5) * (1 + contrast) + 0.5 + brightness / 2
-    return 255 * tf.clip_by_value(grey, 0, 1)
+    gray = (warped / 255) ** tf.exp(gamma)
+    gray = (gray - 0.5) * (1 + contrast) + 0.5 + brightness / 2
+    return 255 * tf.clip_by_value(gray, 0, 1)
 
 
 def mask_targets(

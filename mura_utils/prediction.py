@@ -69,7 +69,7 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
 
     from mura_utils.plotting.heatmaps import overlay
 
-    probabilities, heatmaps, shown = _answer(networks, [grey for grey, _ in examined])
+    probabilities, heatmaps, shown = _answer(networks, [gray for gray, _ in examined])
     labels = [classes[index] for index in probabilities.argmax(axis=1)]
     table = pd.DataFrame(probabilities, columns=probability_columns(classes))
 
@@ -100,7 +100,7 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
 
 
 def _answer(
-    networks: Networks, greys: Sequence[np.ndarray]
+    networks: Networks, grays: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean probabilities (N, K), mean heat-maps (N, S, S), and the images at that size."""
     from mura_utils.explain.maps import attention_maps, layer_cam
@@ -116,7 +116,7 @@ def _answer(
                 f"{model.output_shape[-1]}: they are not of one training; run 05_modeling again."
             )
         size = model.input_shape[1]
-        squares = [resize(grey, size, how) for grey in greys]
+        squares = [resize(gray, size, how) for gray in grays]
         batch = np.stack(squares)[..., None].astype("float32")
         for step in (1, -1) if networks.flip else (1,):
             views.append((model, batch[:, :, ::step], step))

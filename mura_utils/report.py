@@ -92,7 +92,7 @@ FIG_16 = {"total": 10_722_705, "trainable": 10_635_985, "non-trainable": 86_720}
 """Parameters of exp6; they hold with every layer trainable, which its text does not say."""
 
 FIG_27 = {
-    "optimiser": "Adam",
+    "optimizer": "Adam",
     "loss": "categorical cross-entropy",
     "label_smoothing": "not mentioned",
     "class_weights": "not mentioned",

@@ -66,14 +66,14 @@ class Run(Section):
 class Seeded(Section):
     """The seed of everything that is drawn in a training."""
 
-    seed: Seed = _parameter(0, "05", "seed of initialisation, order and augmentation")
+    seed: Seed = _parameter(0, "05", "seed of initialization, order and augmentation")
 
 
 class Data(Section):
     """Which images there are (notebooks 01 and 02)."""
 
     source: Annotated[Literal[("auto", *SOURCES)], AnyCase] = _parameter(
-        "phantom", "01", "what the data folder holds; auto recognises it from its content"
+        "phantom", "01", "what the data folder holds; auto recognizes it from its content"
     )
     data_dir: PathText = _parameter("phantom", "01", "the data set's folder: absolute, or in data/")
     # Of fewer than 80 a class can miss a split; numbers of patients have five digits.
@@ -173,7 +173,7 @@ class Network(Pixels, Seeded):
         "backbone", "05", "unit: [0, 1] as in the report; backbone: as its weights expect"
     )
     freeze_batch_norm: bool = _parameter(
-        False, "05", "keep the backbone's batch normalisation as its weights have it"
+        False, "05", "keep the backbone's batch normalization as its weights have it"
     )
     unfreeze: Convolutions = _parameter(
         5, "05", "trainable convolutions of the backbone, counted from its end, or all"

@@ -53,7 +53,7 @@ def texts(fig):
     return [text.get_text() for text in fig.findobj(Text) if text.get_text()]
 
 
-def bar_colours(ax):
+def bar_colors(ax):
     return {to_hex(bar.get_facecolor()) for container in ax.containers for bar in container}
 
 

@@ -38,14 +38,14 @@ def encode(image, format_="PNG", **options):
     return stream.getvalue()
 
 
-def raw_png(width, height, depth, colour, pixels):
+def raw_png(width, height, depth, color, pixels):
     """A PNG of any header, from rows that each begin with their filter, 0."""
 
     def chunk(kind, data):
         crc = zlib.crc32(kind + data)
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -55,8 +55,8 @@ def huge_png(side):
     return raw_png(side, side, 8, 0, b"")
 
 
-def colour_png(samples):
-    """A 16-bit colour PNG of `(H, W, C)` uint16: C is 2 (grey, alpha), 3 (RGB) or 4 (RGBA)."""
+def color_png(samples):
+    """A 16-bit color PNG of `(H, W, C)` uint16: C is 2 (gray, alpha), 3 (RGB) or 4 (RGBA)."""
     height, width, channels = samples.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     return raw_png(width, height, 16, {2: 4, 3: 2, 4: 6}[channels], rows)
@@ -81,7 +81,7 @@ def alarm():
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
-def test_any_lossless_mode_gives_the_same_grey(tmp_path, mode):
+def test_any_lossless_mode_gives_the_same_gray(tmp_path, mode):
     file = tmp_path / "image.png"
     file.write_bytes(encode(Image.fromarray(RAMP).convert(mode)))
     image = read_image(file)
@@ -91,14 +91,14 @@ def test_any_lossless_mode_gives_the_same_grey(tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_jpeg_modes_give_nearly_the_same_grey(tmp_path, mode):
+def test_jpeg_modes_give_nearly_the_same_gray(tmp_path, mode):
     file = tmp_path / "image.jpg"
     file.write_bytes(encode(Image.fromarray(RAMP).convert(mode), "JPEG", quality=95))
     assert np.abs(read_image(file).astype(int) - RAMP).mean() < 3
     assert inspect_image(file).mode == mode
 
 
-def test_colour_becomes_luma_and_alpha_is_dropped(tmp_path):
+def test_color_becomes_luma_and_alpha_is_dropped(tmp_path):
     file = tmp_path / "image.png"
     halves = Image.new("RGBA", (40, 40), (200, 100, 50, 0))
     halves.paste((0, 0, 0, 90), (0, 0, 20, 40))
@@ -112,7 +112,7 @@ def test_one_bit_images_become_black_and_white(tmp_path):
     np.testing.assert_array_equal(read_image(file), np.where(RAMP > 100, 255, 0))
 
 
-def test_a_palette_of_16_entries_gives_its_grey_levels(tmp_path):
+def test_a_palette_of_16_entries_gives_its_gray_levels(tmp_path):
     file = tmp_path / "image.png"
     palette = Image.fromarray(RAMP // 48 * 51).quantize(16)
     file.write_bytes(encode(palette, bits=4))
@@ -130,9 +130,9 @@ def test_16_bit_is_stretched_from_its_own_range(tmp_path):
     assert (inspection.mode, inspection.remarks) == ("I;16", {})
 
 
-def with_marker(grey, channels=0):
-    """12 bits in 16 with a saturated corner, (H, W), or as colour with an opaque alpha."""
-    deep = grey.astype(np.uint16) * 16
+def with_marker(gray, channels=0):
+    """12 bits in 16 with a saturated corner, (H, W), or as color with an opaque alpha."""
+    deep = gray.astype(np.uint16) * 16
     deep[:5, :5] = 65535
     if channels:
         deep = np.repeat(deep[..., None], channels, 2)
@@ -143,36 +143,36 @@ def with_marker(grey, channels=0):
 
 def test_one_saturated_marker_does_not_turn_a_16_bit_image_black(tmp_path):
     file = tmp_path / "image.png"
-    grey = phantom()
-    file.write_bytes(encode(Image.fromarray(with_marker(grey))))
+    gray = phantom()
+    file.write_bytes(encode(Image.fromarray(with_marker(gray))))
     image, inspection = examine_image(file)
-    assert np.abs(image[5:].astype(int) - grey[5:]).mean() < 15  # 53 from minimum to maximum
-    assert np.corrcoef(image[5:].ravel(), grey[5:].ravel())[0, 1] > 0.999
+    assert np.abs(image[5:].astype(int) - gray[5:]).mean() < 15  # 53 from minimum to maximum
+    assert np.corrcoef(image[5:].ravel(), gray[5:].ravel())[0, 1] > 0.999
     (detail,) = inspection.remarks.values()
     assert list(inspection.remarks) == ["clipped"]
-    assert detail.startswith("grey levels run from 0 to 65,535 and were clipped to 0 to 3,7")
-    file.write_bytes(encode(Image.fromarray(grey.astype(np.uint16) * 16)))
+    assert detail.startswith("gray levels run from 0 to 65,535 and were clipped to 0 to 3,7")
+    file.write_bytes(encode(Image.fromarray(gray.astype(np.uint16) * 16)))
     plain, inspection = examine_image(file)
     assert inspection.remarks == {}
     assert np.abs(image[5:].astype(int) - plain[5:]).mean() < 1
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
-def test_16_bit_colour_keeps_all_its_bits(tmp_path, channels):
-    grey, colour = tmp_path / "grey.png", tmp_path / "colour.png"
-    grey.write_bytes(encode(Image.fromarray(with_marker(phantom()))))
-    colour.write_bytes(colour_png(with_marker(phantom(), channels)))
-    image, inspection = examine_image(colour)
-    np.testing.assert_array_equal(image, read_image(grey))
+def test_16_bit_color_keeps_all_its_bits(tmp_path, channels):
+    gray, color = tmp_path / "gray.png", tmp_path / "color.png"
+    gray.write_bytes(encode(Image.fromarray(with_marker(phantom()))))
+    color.write_bytes(color_png(with_marker(phantom(), channels)))
+    image, inspection = examine_image(color)
+    np.testing.assert_array_equal(image, read_image(gray))
     assert inspection.mode == {2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}[channels]
     assert len(np.unique(image)) > 200  # the high bytes hold 16
 
 
-def test_16_bit_colour_becomes_luma(tmp_path):
+def test_16_bit_color_becomes_luma(tmp_path):
     file = tmp_path / "image.png"
     samples = np.random.default_rng(0).integers(0, 65536, (40, 48, 3)).astype(np.uint16)
     samples[0, :2] = [[0, 0, 0], [65535, 65535, 65535]]
-    file.write_bytes(colour_png(samples))
+    file.write_bytes(color_png(samples))
     luma = samples @ np.array([0.299, 0.587, 0.114])
     low, high = np.percentile(luma, [0.5, 99.5])
     low, high = max(0, low - (high - low) / 10), min(65535, high + (high - low) / 10)
@@ -182,7 +182,7 @@ def test_16_bit_colour_becomes_luma(tmp_path):
 
 UNIFORM = {
     "black": Image.new("L", (40, 40)),
-    "one grey": Image.new("RGB", (40, 40), (90, 90, 90)),
+    "one gray": Image.new("RGB", (40, 40), (90, 90, 90)),
     "white": Image.new("1", (40, 40), 1),
     "seven levels": Image.fromarray(100 + RAMP // 5 % 7),
     "a marker on black": Image.fromarray(np.pad(np.full((4, 4), 255, np.uint8), 40)),
@@ -196,7 +196,7 @@ UNIFORM = {
 def test_an_image_without_content_is_a_fault(tmp_path, name):
     file = tmp_path / "image.png"
     file.write_bytes(encode(UNIFORM[name]))
-    with pytest.raises(ImageFault, match=r"\(uniform\): 98% of its pixels [^;]* grey levels?\.$"):
+    with pytest.raises(ImageFault, match=r"\(uniform\): 98% of its pixels [^;]* gray levels?\.$"):
         read_image(file)
 
 
@@ -209,18 +209,18 @@ def test_few_levels_are_enough_and_a_jpeg_is_judged_alike(tmp_path):
         read_image(file)
 
 
-def in_alpha(mode, grey):
-    """The picture as transparency of one colour."""
+def in_alpha(mode, gray):
+    """The picture as transparency of one color."""
     if mode == "P":
-        image = Image.fromarray(grey).convert("P")
+        image = Image.fromarray(gray).convert("P")
         image.putpalette([9] * 768)
         return encode(image, transparency=bytes(range(256)))
     if mode == "RGBA;16":
-        samples = np.zeros((*grey.shape, 4), np.uint16)
-        samples[..., 3] = grey.astype(np.uint16) * 257
-        return colour_png(samples)
-    image = Image.new(mode, grey.shape[::-1])
-    image.putalpha(Image.fromarray(grey))
+        samples = np.zeros((*gray.shape, 4), np.uint16)
+        samples[..., 3] = gray.astype(np.uint16) * 257
+        return color_png(samples)
+    image = Image.new(mode, gray.shape[::-1])
+    image.putalpha(Image.fromarray(gray))
     return encode(image)
 
 
@@ -237,9 +237,9 @@ def test_a_bright_background_is_remarked_and_a_dark_one_is_not(tmp_path):
     file = tmp_path / "image.png"
     found = {False: 0, True: 0}
     for seed, part in enumerate(BODY_PARTS * 2):
-        grey = phantom(seed, part)
+        gray = phantom(seed, part)
         for negative in found:
-            file.write_bytes(encode(Image.fromarray(255 - grey if negative else grey)))
+            file.write_bytes(encode(Image.fromarray(255 - gray if negative else gray)))
             found[negative] += "inverted" in inspect_image(file).remarks
     assert found[False] == 0
     assert found[True] >= 2 * len(BODY_PARTS) - 1
@@ -435,7 +435,7 @@ def test_smallest_admitted_side(tmp_path):
     assert read_image(file).shape == (MIN_SIDE, MIN_SIDE)
 
 
-def test_inspection_measures_the_grey_image_and_the_bytes(tmp_path):
+def test_inspection_measures_the_gray_image_and_the_bytes(tmp_path):
     file = tmp_path / "image.PNG"
     file.write_bytes(NOISE_PNG)
     found = inspect_image(file)

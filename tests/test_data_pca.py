@@ -63,7 +63,7 @@ def test_a_remainder_smaller_than_a_batch_is_used():
 
 def test_all_of_the_variance_can_be_asked_for():
     found = compare_pca(low_rank(30, 0), low_rank(30, 1), variance=1.0)
-    assert found["pca"]["components"] in (29, 30)  # 30 centred images span 29 dimensions
+    assert found["pca"]["components"] in (29, 30)  # 30 centered images span 29 dimensions
 
 
 @pytest.mark.parametrize(

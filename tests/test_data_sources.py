@@ -25,7 +25,7 @@ def source(monkeypatch):
     record = Source(
         name="toy",
         title="Toys",
-        recognise=lambda root: any(root.glob("*.toy")),
+        recognize=lambda root: any(root.glob("*.toy")),
         list=toy,
         mask=lambda root, path: np.eye(4, dtype=bool),
         terms="Toys may be shown to everyone.",
@@ -33,7 +33,7 @@ def source(monkeypatch):
     monkeypatch.setitem(sources.SOURCES, "toy", record)
 
 
-def test_a_source_of_ten_lines_is_recognised_listed_and_masked(source, tmp_path):
+def test_a_source_of_ten_lines_is_recognized_listed_and_masked(source, tmp_path):
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "a.toy").touch()
     listing = open_source(tmp_path / "inside")

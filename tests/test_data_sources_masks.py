@@ -18,7 +18,7 @@ from mura_utils.data.sources.masks import (
 from mura_utils.errors import UserError
 
 WIDTH, HEIGHT = 80, 50
-BLOB = (slice(6, 16), slice(50, 74))  # rows, columns: off the centre, and not square
+BLOB = (slice(6, 16), slice(50, 74))  # rows, columns: off the center, and not square
 
 
 def scene():
@@ -37,7 +37,7 @@ def write_image(path, image, orientation=None, kind="JPEG"):
 
 
 def outline(image):
-    """The finding in a picture as a polygon of pixel centres."""
+    """The finding in a picture as a polygon of pixel centers."""
     ys, xs = np.nonzero(np.asarray(image) > 127)
     left, top, right, bottom = map(float, (xs.min(), ys.min(), xs.max(), ys.max()))
     return left, top, right, top, right, bottom, left, bottom

@@ -85,9 +85,9 @@ def test_file_without_a_row_is_left_out(tmp_path, tree):
 def test_without_image_paths_the_files_are_the_list(tmp_path, tree):
     before = open_source(tmp_path).rows
     (tree / "train_image_paths.csv").unlink()
-    unlabelled = tree / "train/XR_HAND/patient00009/study1_positive"
-    unlabelled.mkdir(parents=True)
-    (unlabelled / "image1.png").write_bytes(png())
+    unlabeled = tree / "train/XR_HAND/patient00009/study1_positive"
+    unlabeled.mkdir(parents=True)
+    (unlabeled / "image1.png").write_bytes(png())
     listing = open_source(tmp_path)
     pd.testing.assert_frame_equal(listing.rows, before)
     assert remarks(listing) == {"rebuilt-image-paths": 1, "unlisted-file": 1}

@@ -50,13 +50,13 @@ def test_csv_wins_over_the_folder_name(tmp_path, tree):
     assert listing.remarks["detail"].str.contains("says Normal").all()
 
 
-def test_images_of_an_unlabelled_study_are_left_out(tmp_path, tree):
+def test_images_of_an_unlabeled_study_are_left_out(tmp_path, tree):
     edit(
         tree / "train_labeled_studies.csv",
         lambda lines: [line for line in lines if "patient00003" not in line],
     )
     listing = open_source(tmp_path)
-    assert (len(listing.rows), remarks(listing)) == (6, {"unlabelled-study": 2})
+    assert (len(listing.rows), remarks(listing)) == (6, {"unlabeled-study": 2})
 
 
 def test_study_without_images_is_a_remark(tmp_path, tree):

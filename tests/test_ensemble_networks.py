@@ -190,9 +190,9 @@ def test_an_image_is_answered_with_the_mean_and_its_overlay_shows_the_mean_map(
     (result,) = predict_images("all", [path], tmp_path / "out")
 
     models = [(load_model(networks[0]), 32), (load_model(networks[3]), 48)]
-    grey = read_image(path)
+    gray = read_image(path)
     views = [
-        (model, resize(grey, size)[None, :, ::step, None].astype("float32"), step)
+        (model, resize(gray, size)[None, :, ::step, None].astype("float32"), step)
         for model, size in models
         for step in ((1, -1) if flip else (1,))
     ]
@@ -207,10 +207,10 @@ def test_an_image_is_answered_with_the_mean_and_its_overlay_shows_the_mean_map(
         np.asarray(Image.fromarray(heat).resize((48, 48), Image.Resampling.BILINEAR))
         for heat in heats
     ]
-    expected = overlay(resize(grey, 48), np.mean(enlarged, axis=0))
+    expected = overlay(resize(gray, 48), np.mean(enlarged, axis=0))
     shown = np.asarray(Image.open(result["overlay"]))
     assert np.abs(shown.astype(int) - expected).max() <= 1
-    alone = overlay(resize(grey, 48), enlarged[-1])
+    alone = overlay(resize(gray, 48), enlarged[-1])
     assert np.abs(shown.astype(int) - alone).max() > 10, "the test could not fail"
 
 

@@ -90,7 +90,7 @@ def test_no_augmentation_at_all_leaves_the_image():
 
 
 def toy_data(count: int = 10, size: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Images that carry their own number, as grey level and as label."""
+    """Images that carry their own number, as gray level and as label."""
     pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], (count, size, size))
     return pixels.copy(), np.eye(count, dtype=np.float32)
 

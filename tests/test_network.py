@@ -76,7 +76,7 @@ def test_the_last_five_convolutions_of_densenet121_are_the_reports():
     assert model.get_layer("conv5_block15_0_bn").trainable
 
 
-def test_frozen_batch_normalisation_keeps_its_statistics_in_training():
+def test_frozen_batch_normalization_keeps_its_statistics_in_training():
     model = build.build_model(small(unfreeze=1), 3)
     frozen, trained = model.get_layer("conv1_bn"), model.get_layer("conv_pw_13_bn")
     before = [layer.moving_mean.numpy() for layer in (frozen, trained)]
@@ -85,7 +85,7 @@ def test_frozen_batch_normalisation_keeps_its_statistics_in_training():
     assert not np.array_equal(before[1], trained.moving_mean)
 
 
-def test_the_saved_model_takes_grey_values_and_needs_nothing_of_ours(tmp_path):
+def test_the_saved_model_takes_gray_values_and_needs_nothing_of_ours(tmp_path):
     model = build.build_model(small(), ["a", "b", "c"])
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 1)).astype("float32")
     model.save(tmp_path / "model.keras")
@@ -99,12 +99,12 @@ def test_the_saved_model_takes_grey_values_and_needs_nothing_of_ours(tmp_path):
 def test_scaling_inside_equals_the_backbones_own_preprocessing(backbone):
     model = build.build_model(small(backbone=backbone, alpha=1, scaling="backbone"), 3)
     scaled = keras.Model(model.input, model.get_layer("scaling").output)
-    grey = np.linspace(0, 255, 64 * 64).reshape(1, 64, 64, 1).astype("float32")
+    gray = np.linspace(0, 255, 64 * 64).reshape(1, 64, 64, 1).astype("float32")
     module = (
         keras.applications.densenet if backbone == "densenet121" else keras.applications.mobilenet
     )
-    expected = module.preprocess_input(np.repeat(grey, 3, axis=-1).copy())
-    np.testing.assert_allclose(scaled.predict(grey, verbose=0), expected, atol=1e-5)
+    expected = module.preprocess_input(np.repeat(gray, 3, axis=-1).copy())
+    np.testing.assert_allclose(scaled.predict(gray, verbose=0), expected, atol=1e-5)
 
 
 def test_exp5_is_exp6_without_squeeze_and_excite():

@@ -80,7 +80,7 @@ def test_dropout_drops_at_its_rate_keeps_the_mean_and_follows_its_seed(rate):
     np.testing.assert_array_equal(model(ones), ones)
 
 
-def test_frozen_normalisation_keeps_its_statistics():
+def test_frozen_normalization_keeps_its_statistics():
     _, quick = pair(lambda: layers.BatchNormalization(trainable=False))
     before = quick.get_weights()
     quick(MAPS, training=True)

@@ -128,7 +128,7 @@ def test_weights_of_ours_go_from_one_build_to_the_next(model, tmp_path):
         np.testing.assert_array_equal(ours, theirs.astype(np.float16).astype(np.float32))
 
 
-def test_freezing_batch_normalisation_changes_nothing_where_there_is_none(model):
+def test_freezing_batch_normalization_changes_nothing_where_there_is_none(model):
     before = [weight.path for weight in model.trainable_weights]
     features = keras.Model(model.input, model.get_layer(FEATURES).output)
     freeze(features, 1, batch_norm=True)

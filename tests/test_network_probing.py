@@ -30,7 +30,7 @@ def test_features_that_show_the_finding_score_high_and_noise_at_chance():
     assert chance["low"] < 0.5 < chance["high"]
 
 
-def test_features_that_only_recognise_a_patient_score_at_chance():
+def test_features_that_only_recognize_a_patient_score_at_chance():
     rows = manifest()
     features = np.eye(60)[rows["patient"]]
     assert linear_probe(features, rows)["value"] < 0.6

@@ -120,7 +120,7 @@ def test_another_backbone_is_refused(tmp_path, backbone):
 def test_another_scaling_is_refused(tmp_path):
     save_earlier(tmp_path / "model.keras", scaling="unit")
     sentence = refusal(tmp_path / "model.keras", scaling="backbone")
-    assert "another scaling of grey values: give the parameter scaling" in sentence
+    assert "another scaling of gray values: give the parameter scaling" in sentence
     build_model(small(weights=str(tmp_path / "model.keras"), scaling="unit"), 3)
 
 

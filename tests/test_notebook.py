@@ -95,7 +95,7 @@ def test_the_images_of_a_run_have_their_split_and_the_size_of_the_run_or_another
     for each in (folder, data):
         each.mkdir(parents=True)
     gradient = Image.linear_gradient("L")
-    gradient.point(lambda grey: grey // 3).save(data / "a.png")
+    gradient.point(lambda gray: gray // 3).save(data / "a.png")
     gradient.save(data / "b.png")
     (folder / "manifest.csv").write_text("path,sha256,patient\na.png,,007\nb.png,,008\n")
     (folder / "splits.csv").write_text("path,split\nb.png,test\na.png,train\n")

@@ -189,7 +189,7 @@ def test_each_finding_is_large_enough_to_be_found(body_part: str, kind: str) -> 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_nail_along_a_whole_bone_does_not_draw_the_film_away_from_the_wrist(seed: int) -> None:
-    centre = np.array(WINDOWS["WRIST"].centre, float)
+    center = np.array(WINDOWS["WRIST"].center, float)
     ulna = find_bone(draw_arm(np.random.default_rng(seed)), "ulna")
     ends = {
         name: ulna.start + share * (ulna.end - ulna.start)
@@ -198,10 +198,10 @@ def test_a_nail_along_a_whole_bone_does_not_draw_the_film_away_from_the_wrist(se
     nail = replace(ulna, shape="rod", role="metal", radius=2.0, **ends)
     up = np.array([0, 6, 0])
     carpal = replace(
-        ulna, bone="lunate", shape="ball", radius=6.0, start=centre - up, end=centre + up
+        ulna, bone="lunate", shape="ball", radius=6.0, start=center - up, end=center + up
     )
     with_carpal, without = (
-        take_radiograph(Study("WRIST", parts, centre, False), 0, np.random.default_rng(seed))[0]
+        take_radiograph(Study("WRIST", parts, center, False), 0, np.random.default_rng(seed))[0]
         for parts in ([ulna, nail, carpal], [ulna, nail])
     )
     assert (abs(with_carpal.astype(int) - without) > 30).sum() > 500

@@ -60,7 +60,7 @@ def test_every_kind_that_a_file_or_table_can_have_is_planted(planted):
     assert set(REMARKS) < kinds["remark"]
     assert kinds["mode"] == {"16-bit"} and kinds["duplicate"] == {"duplicate"}
     assert {
-        "stray-file", "unlisted-file", "label-contradiction", "unlabelled-study",
+        "stray-file", "unlisted-file", "label-contradiction", "unlabeled-study",
         "study-without-images", "repeated-row", "contradictory-row", "malformed-row", "other-split",
         "abnormal-without-mask", "mask-size-mismatch",
     } <= kinds["remark"]  # fmt: skip
@@ -151,7 +151,7 @@ def quick(monkeypatch):
 def test_even_the_smallest_set_has_room_for_them(quick, tmp_path, seed):
     card = draw_phantoms(tmp_path / "set", 28, seed, faults=True, workers=1)
     kinds = Counter(entry["kind"] for entry in card["planted"])
-    assert kinds.pop("unlabelled-study") >= 1
+    assert kinds.pop("unlabeled-study") >= 1
     assert set(kinds.values()) == {1}
     assert set(open_source(tmp_path / "set").rows["label"].unique()) >= {"Normal-WRIST"}
 

@@ -19,10 +19,10 @@ def arm(seed: int, body_part: str):
 
 
 def view(parts, body_part: str, seed: int, yaw: float = 0.0):
-    centre = np.array(WINDOWS[body_part].centre, float)
+    center = np.array(WINDOWS[body_part].center, float)
     if body_part == "FINGER":
-        centre = find_bone(parts, "P2").end
-    study = Study(body_part, parts, centre, False)
+        center = find_bone(parts, "P2").end
+    study = Study(body_part, parts, center, False)
     image, mask = take_radiograph(study, yaw, np.random.default_rng(seed))
     return image.astype(float), mask
 

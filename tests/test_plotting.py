@@ -1,4 +1,4 @@
-"""Every figure: its size and colours, and what it says to who cannot see it."""
+"""Every figure: its size and colors, and what it says to who cannot see it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_figure_is_nine_inches_on_white_with_alt_text_and_unknown_to_pyplo
         pixels = Image.open(io.BytesIO(plotting.to_png(fig))).convert("RGB")
     assert pixels.width == 900
     assert pixels.getpixel((2, 2)) == (255, 255, 255)
-    assert (0xD5, 0x5E, 0x00) in {colour for _, colour in pixels.getcolors(1 << 20)}
+    assert (0xD5, 0x5E, 0x00) in {color for _, color in pixels.getcolors(1 << 20)}
     assert "24 images in 8 classes" in plotting.alt_text(fig)
     assert plt.get_fignums() == []
     assert dict(matplotlib.rcParams) == before

@@ -10,7 +10,7 @@ from figures import (
     FOUR,
     NORMAL,
     SEVEN,
-    bar_colours,
+    bar_colors,
     make_manifest,
     make_splits,
     texts,
@@ -67,7 +67,7 @@ def test_image_counts_counts_classes_that_are_absent_as_zero():
     manifest = manifest[(manifest.body_part != "HIP") | (manifest.abnormality == "Normal")]
     fig = plotting.image_counts(manifest)
     (ax,) = fig.axes
-    assert bar_colours(ax) == {ABNORMAL, NORMAL}
+    assert bar_colors(ax) == {ABNORMAL, NORMAL}
     heights = [[bar.get_height() for bar in container] for container in ax.containers]
     assert heights == [[3, 0, 3, 3], [3, 3, 3, 3]]
     assert tick_labels(ax.xaxis) == FOUR
@@ -118,17 +118,17 @@ def test_class_counts_add_up_to_the_splits(parts):
     ]
     for ax, name in zip(fig.axes, plotting.SPLITS, strict=True):
         assert sum(bar.get_width() for c in ax.containers for bar in c) == sizes[name]
-        assert bar_colours(ax) == {ABNORMAL, NORMAL}
+        assert bar_colors(ax) == {ABNORMAL, NORMAL}
 
 
-def test_split_distributions_are_shares_in_the_splits_colours():
+def test_split_distributions_are_shares_in_the_splits_colors():
     manifest = make_manifest(SEVEN, per_class=6)
     fig = plotting.split_distributions(manifest, make_splits(manifest))
     for ax, groups in zip(fig.axes, (2, 7), strict=True):
         assert [len(container) for container in ax.containers] == [groups] * 3
-        for container, colour in zip(ax.containers, plotting.SPLITS.values(), strict=True):
+        for container, color in zip(ax.containers, plotting.SPLITS.values(), strict=True):
             assert sum(bar.get_width() for bar in container) == pytest.approx(1)
-            assert to_hex(container[0].get_facecolor()) == colour.lower()
+            assert to_hex(container[0].get_facecolor()) == color.lower()
     assert "train 50.0%" in plotting.alt_text(fig)
 
 

@@ -12,7 +12,7 @@ from mura_utils import plotting
 
 
 @pytest.mark.parametrize("parts", [FOUR, SEVEN])
-def test_confusion_matrix_annotates_counts_and_colours_row_shares(parts):
+def test_confusion_matrix_annotates_counts_and_colors_row_shares(parts):
     labels = classes(parts)
     matrix = np.diag(np.arange(1, len(labels) + 1))
     matrix[0, 1] = 3
@@ -27,7 +27,7 @@ def test_confusion_matrix_annotates_counts_and_colours_row_shares(parts):
     assert to_hex(ax.get_xticklabels()[0].get_color()) == ABNORMAL
     assert to_hex(ax.get_xticklabels()[-1].get_color()) == NORMAL
     assert f"3 images of {labels[0]} taken for {labels[1]}" in plotting.alt_text(fig)
-    counts = plotting.confusion_matrix(matrix, labels, normalise=False)
+    counts = plotting.confusion_matrix(matrix, labels, normalize=False)
     assert counts.axes[0].collections[0].get_array()[0, :2].tolist() == [1, 3]
 
 
@@ -47,7 +47,7 @@ def test_roc_has_a_panel_a_body_part_and_names_absent_classes(parts, panels):
     assert "Abnormal-HAND" not in plotting.alt_text(fig)
 
 
-def test_prediction_grid_tells_wrong_from_right_without_colour():
+def test_prediction_grid_tells_wrong_from_right_without_color():
     image = np.zeros((8, 8), np.uint8)
     true = ["Normal-HIP", "Abnormal-HIP", "Normal-LEG", "Normal-LEG", "Normal-LEG"]
     fig = plotting.prediction_grid([image] * 5, true, ["Normal-HIP"] * 5, [0.62] * 5)

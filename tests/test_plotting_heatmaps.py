@@ -12,7 +12,7 @@ from PIL import Image
 from mura_utils import plotting
 
 
-def test_overlay_leaves_cold_places_grey_and_colours_hot_ones():
+def test_overlay_leaves_cold_places_gray_and_colors_hot_ones():
     image = np.full((20, 30), 100, np.uint8)
     cold = plotting.overlay(image, np.zeros((7, 7)))
     assert cold.shape == (20, 30, 3)

@@ -83,8 +83,8 @@ def test_each_image_gets_probabilities_remarks_and_an_overlay(run, radiograph, t
 
 
 def test_the_overlay_is_the_taught_map_where_masks_taught_one(radiograph, tmp_path):
-    grey = tmp_path / "hand.png"
-    Image.fromarray(radiograph).save(grey)
+    gray = tmp_path / "hand.png"
+    Image.fromarray(radiograph).save(gray)
     shown = {}
     for taught in (1.0, 0.0):
         settings = experiment(
@@ -96,9 +96,9 @@ def test_the_overlay_is_the_taught_map_where_masks_taught_one(radiograph, tmp_pa
         model.save(folder / "model.keras")
         write_json(folder / "training.json", {"classes": TWO_CLASSES})
         write_completed(folder, list(NOTEBOOKS[:5]))
-        (result,) = predict_images(settings.name, [grey], tmp_path / settings.name)
+        (result,) = predict_images(settings.name, [gray], tmp_path / settings.name)
         shown[result["heatmap"]] = np.asarray(Image.open(result["overlay"]))
-    square = resize(np.asarray(Image.open(grey)), 32)
+    square = resize(np.asarray(Image.open(gray)), 32)
     (heat,) = attention_maps(model, square[None, ..., None].astype("float32"))[:, 0]
     taught, contrast = shown.values()
     assert list(shown) == ["attention taught by masks", "LayerCAM of abnormal - normal"]

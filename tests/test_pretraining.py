@@ -158,8 +158,8 @@ def test_the_weights_serve_an_experiment(trained, tmp_path):
         np.testing.assert_array_equal(model.get_layer("conv1").kernel, stored["conv1/kernel"])
         assert all(stored[name].dtype == np.float16 for name in stored.files)
     model.save(tmp_path / "model.keras")
-    grey = np.full((1, 64, 64, 1), 100, np.float32)
-    np.testing.assert_allclose(load_model(tmp_path / "model.keras")(grey), model(grey), rtol=1e-5)
+    gray = np.full((1, 64, 64, 1), 100, np.float32)
+    np.testing.assert_allclose(load_model(tmp_path / "model.keras")(gray), model(gray), rtol=1e-5)
 
 
 def test_every_target_can_be_learned():

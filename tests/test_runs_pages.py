@@ -46,7 +46,7 @@ def picture(content: bytes, **metadata):
 
 
 def book(position: int):
-    neighbours = [f"[to {name}]({name}.ipynb#Save)" for name in NOTEBOOKS]
+    neighbors = [f"[to {name}]({name}.ipynb#Save)" for name in NOTEBOOKS]
     outside = "[elsewhere](../docs/images.md) [outside](https://example.org/x.ipynb) [up](#Save)"
     outputs = [
         picture(png(position), alt=ALT),
@@ -59,8 +59,8 @@ def book(position: int):
     ]
     return new_notebook(
         cells=[
-            new_markdown_cell(f"# {NOTEBOOKS[position][:2]} · What & why?\n\n{neighbours[0]}"),
-            new_markdown_cell(f"## Save\n\n{' '.join(neighbours)} {outside}"),
+            new_markdown_cell(f"# {NOTEBOOKS[position][:2]} · What & why?\n\n{neighbors[0]}"),
+            new_markdown_cell(f"## Save\n\n{' '.join(neighbors)} {outside}"),
             new_code_cell("print('a < b')  # " + "long " * 60, outputs=outputs),
         ]
     )

@@ -16,7 +16,7 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.paths import REPOSITORY, read_json, runs_dir
 from mura_utils.runs import sweep
-from mura_utils.runs.jobs import run_here, summarise
+from mura_utils.runs.jobs import run_here, summarize
 from mura_utils.runs.record import completed
 from mura_utils.runs.stages import NOTEBOOKS
 from mura_utils.runs.sweep import plan, run_sweep
@@ -79,7 +79,7 @@ def test_a_failure_is_reported_and_the_others_finish(world):
     assert outcomes["a"].reason.endswith(f"Log: {log}") and "child.py run" in log.read_text()
     assert "killed, as happens when memory runs out, before 07 was" in outcomes["b"].reason
     assert outcomes["c"].seconds > 0
-    table = summarise(list(outcomes.values())).splitlines()
+    table = summarize(list(outcomes.values())).splitlines()
     assert [line.split()[:2] for line in table] == [["a", "failed"], ["b", "failed"], ["c", "done"]]
     world.calls()
 

@@ -1,4 +1,4 @@
-"""Read radiographs: any PNG or JPEG to a grey uint8 array, or one sentence on why not.
+"""Read radiographs: any PNG or JPEG to a gray uint8 array, or one sentence on why not.
 
 Each file is opened once: its bytes are hashed and decoded from memory. The content decides what a
 file is, never its suffix. EXIF orientation is applied nowhere, neither to pixels nor to sizes, as
@@ -39,10 +39,10 @@ MAX_PIXELS = 89_478_485
 """A header can promise any size to a decoder. This one takes 256 MiB as 8-bit RGB."""
 
 MAX_BYTES = 256 * 2**20
-"""Bytes: larger files are not read. `MAX_PIXELS` fit into it uncompressed as RGB or 16-bit grey."""
+"""Bytes: larger files are not read. `MAX_PIXELS` fit into it uncompressed as RGB or 16-bit gray."""
 
 MIN_LEVELS = 8
-"""Of 256 grey levels: what spans fewer of them from the 1st to the 99th percentile is uniform.
+"""Of 256 gray levels: what spans fewer of them from the 1st to the 99th percentile is uniform.
 FracAtlas spans 69 at least, and phantoms 155."""
 
 STRETCH_PERCENTILE = 0.5
@@ -59,7 +59,7 @@ INVERTED_MEDIANS = (0.5, 0.55)
 """An image is inverted if its median and its border's median lie at least so far up from the 1st
 to the 99th percentile."""
 
-_PERCENT = 1  # that are left out at each end, where the range of the grey levels is meant
+_PERCENT = 1  # that are left out at each end, where the range of the gray levels is meant
 
 # The first bytes of a file of that format, and the bytes that end a complete one.
 _SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
@@ -70,8 +70,8 @@ _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg")}
 # bomb before anybody can look at the size.
 _READERS = {"PNG": PngImageFile, "JPEG": JpegImageFile}
 
-# Of 16-bit colour Pillow keeps the high byte of each sample. The decoder for the other byte order
-# takes the low one, and RGBA takes grey and alpha byte by byte.
+# Of 16-bit color Pillow keeps the high byte of each sample. The decoder for the other byte order
+# takes the low one, and RGBA takes gray and alpha byte by byte.
 _LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
 _LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601 in 65536ths, as Pillow has it
 
@@ -109,9 +109,9 @@ class Inspection:
     Attributes:
         width, height: pixels, as stored.
         mode: PIL's mode of the image as stored ("L", "RGB", "I;16", ...); "RGB;16", "RGBA;16" and
-            "LA;16" for 16-bit colour, which PIL has no mode for.
+            "LA;16" for 16-bit color, which PIL has no mode for.
         sha256: of the file's bytes, hexadecimal.
-        mean, std: of the grey uint8 image, 0 to 255.
+        mean, std: of the gray uint8 image, 0 to 255.
         remarks: what is odd about a usable file, from kind (of `REMARKS`) to detail.
     """
 
@@ -125,10 +125,10 @@ class Inspection:
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """Read a PNG or JPEG as a grey image, in the stored orientation.
+    """Read a PNG or JPEG as a gray image, in the stored orientation.
 
-    Colour becomes luma (ITU-R 601, as PIL and Keras compute it) and alpha is dropped. 8-bit grey
-    levels stay as they are. An image of 16 bits, grey or colour, is stretched linearly to 0..255
+    Color becomes luma (ITU-R 601, as PIL and Keras compute it) and alpha is dropped. 8-bit gray
+    levels stay as they are. An image of 16 bits, gray or color, is stretched linearly to 0..255
     from its 0.5th to its 99.5th percentile, each moved outwards by a tenth of their distance but
     never beyond minimum and maximum; what lies outside is clipped. One saturated marker would else
     turn the picture black.
@@ -165,20 +165,20 @@ def examine_image(path: Path | str) -> tuple[np.ndarray, Inspection]:
         ImageFault: as `read_image`.
     """
     data = _read_bytes(path)
-    grey, histogram, mode, remarks = _decode(path, data)
-    # Exact, and no float copy of the image in each thread, as `grey.std()` would make.
+    gray, histogram, mode, remarks = _decode(path, data)
+    # Exact, and no float copy of the image in each thread, as `gray.std()` would make.
     levels = np.arange(256)
-    mean = histogram @ levels / grey.size
+    mean = histogram @ levels / gray.size
     inspection = Inspection(
-        width=grey.shape[1],
-        height=grey.shape[0],
+        width=gray.shape[1],
+        height=gray.shape[0],
         mode=mode,
         sha256=hashlib.sha256(data).hexdigest(),
         mean=float(mean),
-        std=float(np.sqrt(histogram @ (levels - mean) ** 2 / grey.size)),
-        remarks=remarks | _remark_inverted(grey, histogram),
+        std=float(np.sqrt(histogram @ (levels - mean) ** 2 / gray.size)),
+        remarks=remarks | _remark_inverted(gray, histogram),
     )
-    return grey, inspection
+    return gray, inspection
 
 
 def _read_bytes(path: Path | str) -> bytes:
@@ -207,7 +207,7 @@ def _read_bytes(path: Path | str) -> bytes:
 
 
 def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, np.ndarray, str, dict[str, str]]:
-    """Decode to (grey image, its histogram, mode as stored, remarks by kind)."""
+    """Decode to (gray image, its histogram, mode as stored, remarks by kind)."""
     format_ = next((name for name, head in _SIGNATURES.items() if data.startswith(head)), None)
     if format_ is None:
         raise ImageFault(path, "wrong-format", "its content is neither PNG nor JPEG")
@@ -228,14 +228,14 @@ def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, np.ndarray, str,
                 remarks["several-frames"] = "it holds several images; the first is read"
             rawmode = image.tile[0].args if image.tile else ""
             mode = rawmode[:-1] if rawmode in _LOW_BYTES else image.mode
-            grey = _levels(image, data, rawmode)
+            gray = _levels(image, data, rawmode)
             remarks |= _remark_orientation(image)
-            histogram = _histogram(grey)
+            histogram = _histogram(gray)
             _require_content(path, image, histogram)
-            if grey.dtype != np.uint8:
-                grey, clipped = _stretch(grey, histogram)
-                histogram, remarks = _histogram(grey), remarks | clipped
-            return grey, histogram, mode, remarks
+            if gray.dtype != np.uint8:
+                gray, clipped = _stretch(gray, histogram)
+                histogram, remarks = _histogram(gray), remarks | clipped
+            return gray, histogram, mode, remarks
     except ImageFault:
         raise
     except MemoryError as error:
@@ -257,7 +257,7 @@ def _is_ended(data: bytes, format_: str) -> bool:
 
 
 def _levels(image: Image.Image, data: bytes, rawmode: str) -> np.ndarray:
-    """Decode an opened image to grey levels as stored: `(H, W)`, uint8 or uint16."""
+    """Decode an opened image to gray levels as stored: `(H, W)`, uint8 or uint16."""
     if rawmode in _LOW_BYTES:
         with PngImageFile(io.BytesIO(data)) as low:
             low.tile = [tile._replace(args=_LOW_BYTES[rawmode]) for tile in low.tile]
@@ -274,14 +274,14 @@ def _levels(image: Image.Image, data: bytes, rawmode: str) -> np.ndarray:
 
 
 def _histogram(levels: np.ndarray) -> np.ndarray:
-    """Pixels by grey level: (256,) of a uint8 image, (65536,) of a uint16 one."""
+    """Pixels by gray level: (256,) of a uint8 image, (65536,) of a uint16 one."""
     if levels.dtype == np.uint8:
         return np.array(Image.fromarray(levels).histogram())
     return np.bincount(levels.ravel(), minlength=1 << 16)
 
 
 def _percentile(histogram: np.ndarray, percent: float) -> int:
-    """The lowest grey level that `percent` of the pixels do not exceed."""
+    """The lowest gray level that `percent` of the pixels do not exceed."""
     return int(np.searchsorted(histogram.cumsum(), histogram.sum() * percent / 100))
 
 
@@ -291,8 +291,8 @@ def _require_content(path: Path | str, image: Image.Image, histogram: np.ndarray
     depth = max(256, 1 << high.bit_length())  # 12 bits are often stored as 16
     if high - low >= MIN_LEVELS * depth / 256:
         return
-    differ = f"differ by at most {high - low:,} of {depth:,} grey levels"
-    differ = differ if high > low else "have one grey level"
+    differ = f"differ by at most {high - low:,} of {depth:,} gray levels"
+    differ = differ if high > low else "have one gray level"
     detail = f"{100 - 2 * _PERCENT}% of its pixels {differ}"
     if image.has_transparency_data:
         alpha = np.array(image.convert("RGBA").getchannel("A").histogram())
@@ -310,14 +310,14 @@ def _stretch(levels: np.ndarray, histogram: np.ndarray) -> tuple[np.ndarray, dic
     margin = STRETCH_MARGIN * (high - low)
     low, high = max(least, low - margin), min(most, high + margin)
     scaled = (np.arange(len(histogram)) - low) * (255 / (high - low))
-    grey = np.rint(scaled.clip(0, 255)).astype(np.uint8)[levels]
+    gray = np.rint(scaled.clip(0, 255)).astype(np.uint8)[levels]
     if most - least <= 2 * (high - low):
-        return grey, {}
+        return gray, {}
     detail = (
-        f"grey levels run from {least:,} to {most:,} and were clipped to {low:,.0f} to "
+        f"gray levels run from {least:,} to {most:,} and were clipped to {low:,.0f} to "
         f"{high:,.0f}, where all but {STRETCH_PERCENTILE}% at each end lie"
     )
-    return grey, {"clipped": detail}
+    return gray, {"clipped": detail}
 
 
 def _remark_orientation(image: Image.Image) -> dict[str, str]:
@@ -330,10 +330,10 @@ def _remark_orientation(image: Image.Image) -> dict[str, str]:
     return {"exif-orientation": f"EXIF orientation {orientation} is not applied"}
 
 
-def _remark_inverted(grey: np.ndarray, histogram: np.ndarray) -> dict[str, str]:
+def _remark_inverted(gray: np.ndarray, histogram: np.ndarray) -> dict[str, str]:
     """Background is dark in a radiograph, so its median is, and most of its border."""
-    width = round(INVERTED_BORDER * min(grey.shape))
-    border = histogram - _histogram(grey[width:-width, width:-width])
+    width = round(INVERTED_BORDER * min(gray.shape))
+    border = histogram - _histogram(gray[width:-width, width:-width])
     low, high = (_percentile(histogram, percent) for percent in (_PERCENT, 100 - _PERCENT))
     medians = [_percentile(histogram, 50), _percentile(border, 50)]
     required = [low + share * (high - low) for share in INVERTED_MEDIANS]

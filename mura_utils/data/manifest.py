@@ -47,7 +47,7 @@ def scan(
 
     Returns:
         The inventory: the listing's rows and width, height (pixels), mode (PIL's, as stored),
-        sha256, mean, std (of the grey image, 0 to 255), fault ("" or one of `images.FAULTS`),
+        sha256, mean, std (of the gray image, 0 to 255), fault ("" or one of `images.FAULTS`),
         detail (of the fault), and remarks (what is odd about a usable file: "", or JSON from kind
         to detail). Faulty rows have no measurements.
     """
@@ -128,7 +128,7 @@ def quality_report(listing: Listing, inventory: pd.DataFrame) -> dict[str, Any]:
         source; read_pixels; counts (listed, admitted, excluded by fault, remarks by kind); excluded
         (path, fault, detail); remarks by kind (path, detail), complete, those of the listing and
         those of the images (`images.Inspection`); modes (admitted images by
-        stored mode) and converted (how many of them were not 8-bit grey); duplicates (the number of
+        stored mode) and converted (how many of them were not 8-bit gray); duplicates (the number of
         groups of identical files, of files in them, of groups that cross patients, studies,
         official splits or labels, and the groups themselves).
     """

@@ -49,7 +49,7 @@ def compare_pca(
     `variance` is explained, which the result says instead of hiding.
 
     Args:
-        train: (N, D) flattened grey images; any unit, for only ratios of variance are reported.
+        train: (N, D) flattened gray images; any unit, for only ratios of variance are reported.
         held_out: (M, D) images that neither fit sees, in the same unit.
         variance: share of the training variance to explain, in (0, 1].
         batch_size: images a batch, 2 or more; None is min(256, N // 2), for at least two batches
@@ -86,7 +86,7 @@ def compare_pca(
             f"give a number from 2 to {images}."
         )
 
-    # In float32 the covariance of data far from zero loses digits; centred data keeps them.
+    # In float32 the covariance of data far from zero loses digits; centered data keeps them.
     mean = train.mean(axis=0, dtype=np.float64).astype(np.float32)
     train, held_out = train - mean, held_out - mean
 

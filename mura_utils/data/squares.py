@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def resize(image: np.ndarray, size: int, how: str = "stretch") -> np.ndarray:
-    """Make a square of a grey image, with antialiasing.
+    """Make a square of a gray image, with antialiasing.
 
     Args:
         image: `(H, W)` uint8.

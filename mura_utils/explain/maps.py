@@ -13,7 +13,7 @@ Three families, all for a model of `mura_utils.network` and all as (N, S, S) in 
 Scores are taken at the logits, in front of the softmax: a sub-model that ends at ``logits`` shares
 all layers with the model, so nothing is cloned and no activation is swapped.
 
-Each map is scaled by its own minimum and maximum (the softmax by its maximum alone): colours of two
+Each map is scaled by its own minimum and maximum (the softmax by its maximum alone): colors of two
 maps do not compare, and a hottest point exists even where the model found nothing.
 
 Explain a float32 model: under mixed_float16 small gradients are lost and the maps change.

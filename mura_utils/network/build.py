@@ -5,7 +5,7 @@ Every model is one flat functional graph (a nested model would hide its layers f
     radiograph (S, S, 1) in 0-255 -> three channels -> scaling -> backbone -> ``features``
     -> head -> ``logits`` -> ``predictions`` (softmax)
 
-Scaling is part of the graph, so that a saved model takes raw grey values and nobody needs to
+Scaling is part of the graph, so that a saved model takes raw gray values and nobody needs to
 remember how it was trained.
 """
 
@@ -39,7 +39,7 @@ def build_model(
         dtype_policy: Keras's, e.g. ``"mixed_float16"`` to train on a GPU; see `in_float32`.
 
     Returns:
-        An uncompiled model from (N, S, S, 1) grey values in 0-255 to (N, K) probabilities.
+        An uncompiled model from (N, S, S, 1) gray values in 0-255 to (N, K) probabilities.
 
     Raises:
         UserError: weights that cannot be fetched or do not fit.
@@ -113,14 +113,14 @@ def in_float32(model: keras.Model) -> keras.Model:
 def freeze(backbone: keras.Model, unfreeze: int | str, batch_norm: bool = False) -> None:
     """Make the last `unfreeze` Conv2D layers, and all that follows the first of them, trainable.
 
-    What comes before is frozen, and its batch normalisation runs in inference mode. Depthwise
+    What comes before is frozen, and its batch normalization runs in inference mode. Depthwise
     convolutions do not count, as they are no Conv2D in Keras, but are trained after the cut: of
     ConvNeXt, 1 trains its last stage, 2 the last two.
 
     Args:
         backbone: changed in place.
         unfreeze: how many, at most as many as there are, or ``"all"``.
-        batch_norm: whether every batch normalisation stays frozen.
+        batch_norm: whether every batch normalization stays frozen.
     """
     convolutions = convolution_names(backbone)
     trainable = unfreeze == "all"

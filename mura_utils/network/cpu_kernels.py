@@ -1,6 +1,6 @@
 """Quicker kernels for three of Keras's layers and for Adam, where TensorFlow trains on a CPU.
 
-Keras composes batch normalisation and Adam of a dozen operations, each of which reads and writes
+Keras composes batch normalization and Adam of a dozen operations, each of which reads and writes
 all values: TensorFlow has one kernel for either. A 1 x 1 convolution is a matrix product. Keras's
 dropout draws 32 random bits a value: 8 or 16 decide as well. The objects, their variables and what
 is saved stay Keras's own.
@@ -16,7 +16,7 @@ from keras import layers
 def use_cpu_kernels(model: keras.Model) -> None:
     """Change how layers of a model compute, in place; nothing where there is a GPU.
 
-    Batch normalisation and convolutions compute the same up to rounding. Dropout drops other units
+    Batch normalization and convolutions compute the same up to rounding. Dropout drops other units
     than Keras's would with the same seed, each with the same probability up to 2^-17.
 
     Args:

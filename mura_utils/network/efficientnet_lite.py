@@ -51,13 +51,13 @@ def _build(
         depth: factor of the blocks a stage.
         include_top: whether to end with average pooling, dropout and a softmax.
         weights: None, random ones; see `torch_weights.assign_tensors`.
-        input_tensor: (N, H, W, 3), (grey value - mean) / deviation as for PyTorch's networks.
+        input_tensor: (N, H, W, 3), (gray value - mean) / deviation as for PyTorch's networks.
         input_shape: used without `input_tensor`.
         classes: of the top.
     """
     images = keras.Input(input_shape) if input_tensor is None else input_tensor
     x = layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem_conv")(images)
-    x = _normalise(x, "stem")
+    x = _normalize(x, "stem")
     for stage, (kernel, blocks, filters, expansion, stride) in enumerate(_STAGES):
         deep = 0 < stage < len(_STAGES) - 1
         for block in range(math.ceil(depth * blocks) if deep else blocks):
@@ -66,7 +66,7 @@ def _build(
                 expansion, stride if block == 0 else 1,
             )  # fmt: skip
     x = layers.Conv2D(1280, 1, use_bias=False, name="top_conv")(x)
-    x = _normalise(x, "top")
+    x = _normalize(x, "top")
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
         x = layers.Dropout(0.2, name="top_dropout")(x)
@@ -81,7 +81,7 @@ def _rounded(filters: float) -> int:
     return rounded + 8 if rounded < 0.9 * filters else rounded
 
 
-def _normalise(x: KerasTensor, name: str, activate: bool = True) -> KerasTensor:
+def _normalize(x: KerasTensor, name: str, activate: bool = True) -> KerasTensor:
     x = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn")(x)
     return layers.ReLU(6.0, name=f"{name}_activation")(x) if activate else x
 
@@ -94,9 +94,9 @@ def _block(
     if expansion > 1:
         wide = x.shape[-1] * expansion
         x = layers.Conv2D(wide, 1, use_bias=False, name=f"{name}_expand_conv")(x)
-        x = _normalise(x, f"{name}_expand")
+        x = _normalize(x, f"{name}_expand")
     x = layers.DepthwiseConv2D(kernel, stride, "same", use_bias=False, name=f"{name}_dwconv")(x)
-    x = _normalise(x, name)
+    x = _normalize(x, name)
     x = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project_conv")(x)
-    x = _normalise(x, f"{name}_project", activate=False)
+    x = _normalize(x, f"{name}_project", activate=False)
     return layers.Add(name=f"{name}_add")([x, before]) if x.shape == before.shape else x

@@ -72,12 +72,12 @@ def take_backbone(backbone: keras.Model, path: Path) -> None:
     """Give a backbone the weights that it has in an earlier run's network.
 
     Args:
-        backbone: from grey values to features, with the layer ``scaling``; changed in place.
+        backbone: from gray values to features, with the layer ``scaling``; changed in place.
         path: the run's ``model.keras``.
 
     Raises:
         UserError: the file cannot be read, or is not of this series; its network has another
-            backbone, or scales grey values otherwise.
+            backbone, or scales gray values otherwise.
     """
     saved = load_model(path)
     layers = {layer.name: layer for layer in getattr(saved, "layers", [])}
@@ -85,7 +85,7 @@ def take_backbone(backbone: keras.Model, path: Path) -> None:
     scaling = layers.get("scaling")
     if channels != [1] or not isinstance(scaling, keras.layers.Rescaling):
         raise UserError(
-            f"weights: {path} is no network of this series, which takes grey values and scales "
+            f"weights: {path} is no network of this series, which takes gray values and scales "
             "them itself: give a run's model.keras, or save the backbone's weights as *.weights.h5 "
             "and give that file."
         )
@@ -97,7 +97,7 @@ def take_backbone(backbone: keras.Model, path: Path) -> None:
         )
     if not np.allclose(_per_channel(scaling), _per_channel(backbone.get_layer("scaling"))):
         raise UserError(
-            f"weights: {path} was trained with another scaling of grey values: give the parameter "
+            f"weights: {path} was trained with another scaling of gray values: give the parameter "
             "scaling the value that it has in that run's experiment.yaml."
         )
 

@@ -20,7 +20,7 @@ def mean_network(files: Mapping[str, Path]) -> keras.Model:
     """The network whose every weight is the mean of those of several trained networks.
 
     Weights that all of them share stay exactly as they are, so that stored activations of a frozen
-    part fit. Moving statistics of batch normalisation are averaged as well.
+    part fit. Moving statistics of batch normalization are averaged as well.
 
     Networks can be averaged this way only near each other: fine-tuned from the same weights, with
     the same head. Seeds of this series draw a head of their own each, so that validation has to say
@@ -34,7 +34,7 @@ def mean_network(files: Mapping[str, Path]) -> keras.Model:
 
     Raises:
         UserError: a file is absent or no model, or a network differs in more than its weights and
-            what concerns its training alone (dropout, regularisation, what was frozen).
+            what concerns its training alone (dropout, regularization, what was frozen).
 
     Source: Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models
         improves accuracy without increasing inference time" (the uniform soup).

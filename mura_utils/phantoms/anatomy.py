@@ -295,7 +295,7 @@ class Window(NamedTuple):
     """What a radiograph of a body part shows."""
 
     levels: tuple[int, ...]
-    centre: tuple[float, float, float]  # mm; of FINGER it is the finger's
+    center: tuple[float, float, float]  # mm; of FINGER it is the finger's
     height: float  # mm
     aspect: tuple[float, float]  # width / height
     yaws: tuple[float, ...]  # degrees about the arm's axis: 0 is AP, 90 lateral
@@ -329,11 +329,11 @@ def rotation(axis: int, degrees: float) -> np.ndarray:
 
 
 def _turn(
-    parts: list[Part], chosen: Callable[[Part], bool], centre, axis: int, degrees: float
+    parts: list[Part], chosen: Callable[[Part], bool], center, axis: int, degrees: float
 ) -> list[Part]:
-    """Rotate the chosen parts about `centre`; positive is flexion (axis 0), adduction (axis 2)."""
-    matrix, centre = rotation(axis, degrees), np.asarray(centre, float)
-    shift = centre - matrix @ centre
+    """Rotate the chosen parts about `center`; positive is flexion (axis 0), adduction (axis 2)."""
+    matrix, center = rotation(axis, degrees), np.asarray(center, float)
+    shift = center - matrix @ center
 
     def turned(part: Part) -> Part:
         start, end, side = matrix @ part.start, matrix @ part.end, matrix @ part.side
@@ -373,7 +373,7 @@ def _bend_fingers(parts: list[Part], lateral: bool, rng: np.random.Generator) ->
 def pose(parts: list[Part], body_part: str, yaw: float, rng: np.random.Generator) -> list[Part]:
     """Bend the joints: fingers and wrist a little, the elbow as the view asks.
 
-    What lies in the window's middle stays there; its neighbours move.
+    What lies in the window's middle stays there; its neighbors move.
     """
     lateral = abs(yaw) > 60
     if body_part in ("FINGER", "HAND", "WRIST"):

@@ -74,11 +74,11 @@ def _examine(
     """Anatomy of one study: the person's arm within the window; and its look-alike, or ""."""
     body_part = plan.body_part
     window = WINDOWS[body_part]
-    parts, centre = [part for part in arm if part.level in window.levels], np.array(window.centre)
+    parts, center = [part for part in arm if part.level in window.levels], np.array(window.center)
     ray = int(rng.choice([1, 2, 2, 3, 3, 4, 5]))
     if body_part == "FINGER":
         finger = find_bone(arm, f"P{ray}")
-        centre = finger.start + 0.95 * (finger.end - finger.start)
+        center = finger.start + 0.95 * (finger.end - finger.start)
         if rng.random() < 0.6:  # the other fingers are folded away
             parts = [part for part in parts if part.level == 3 or part.bone.endswith(str(ray))]
     lookalike = str(rng.choice(fits(body_part))) if rng.random() < _LOOKALIKES else ""
@@ -86,7 +86,7 @@ def _examine(
         parts = add_lookalike(parts, body_part, lookalike, ray, rng)
     if plan.kind:
         parts = add_finding(parts, body_part, plan.kind, ray, rng, plan.severity)
-    return Study(body_part, parts, centre, left), lookalike
+    return Study(body_part, parts, center, left), lookalike
 
 
 def _views(body_part: str, count: int, rng: np.random.Generator) -> list[float]:
@@ -127,7 +127,7 @@ def draw_case(
 
     study = examine(kind)
     if not abnormal:
-        # `take_radiograph` centres what marks the finding, here without the finding as well.
+        # `take_radiograph` centers what marks the finding, here without the finding as well.
         marks = [part for part in study.parts if part.role in ("mark", "metal")]
         study = examine(None)
         study.parts.extend(replace(part, role="mark") for part in marks)
@@ -260,9 +260,9 @@ def _tables(rows: list[_Drawn]) -> dict[str, list[str]]:
     for split in ("train", "valid"):
         paths = [row.path for row in rows if row.path.startswith(f"{TREE}/{split}/")]
         studies = dict.fromkeys(path.rsplit("/", 1)[0] + "/" for path in paths)
-        labelled = [f"{study},{int(study.endswith('_positive/'))}" for study in studies]
+        labeled = [f"{study},{int(study.endswith('_positive/'))}" for study in studies]
         tables[f"{split}_image_paths.csv"] = paths
-        tables[f"{split}_labeled_studies.csv"] = labelled
+        tables[f"{split}_labeled_studies.csv"] = labeled
     return tables
 
 

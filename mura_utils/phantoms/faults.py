@@ -164,13 +164,13 @@ def _in_files(at: _Planter) -> None:
 
 def _has_dark_ground(image: Image.Image) -> bool:
     """Whether the image, and its border, are mostly background."""
-    grey = np.asarray(image)
-    width = round(0.1 * min(grey.shape))
-    border = np.ones(grey.shape, bool)
+    gray = np.asarray(image)
+    width = round(0.1 * min(gray.shape))
+    border = np.ones(gray.shape, bool)
     border[width:-width, width:-width] = False
-    low, high = np.percentile(grey, (1, 99))
+    low, high = np.percentile(gray, (1, 99))
     limit = low + 0.3 * (high - low)
-    return bool(np.median(grey) < limit and np.median(grey[border]) < limit)
+    return bool(np.median(gray) < limit and np.median(gray[border]) < limit)
 
 
 def _beside_files(at: _Planter) -> None:
@@ -237,7 +237,7 @@ def _in_studies(at: _Planter) -> None:
     labels = at.table(study, "labeled_studies")
     labels[:] = [row for row in labels if not row.startswith(f"{study}/,")]
     for path in images:
-        at.note("unlabelled-study", path, "remark")
+        at.note("unlabeled-study", path, "remark")
 
     study = at.take_study()
     positive = study.endswith("_positive")

@@ -65,15 +65,15 @@ class _Joint(NamedTuple):
 
     proximal: str  # bones that carry the two sides
     distal: str
-    centre: np.ndarray
+    center: np.ndarray
     radius: float  # half of its width, mm
     normal: np.ndarray  # unit, towards the distal side
     gap: float  # mm of joint space that can be lost
     moves: Callable[[Part], bool]  # what comes nearer
 
 
-def _fixed_joint(proximal, distal, centre, radius, normal, gap, level) -> _Joint:
-    return _Joint(proximal, distal, np.array(centre, float), radius, np.array(normal, float), gap,
+def _fixed_joint(proximal, distal, center, radius, normal, gap, level) -> _Joint:
+    return _Joint(proximal, distal, np.array(center, float), radius, np.array(normal, float), gap,
                   lambda part: part.level >= level)  # fmt: skip
 
 
@@ -242,21 +242,21 @@ def _joint_disease(
     added = []
     for name, sign in ((joint.proximal, -1), (joint.distal, 1)):
         bone = find_bone(parts, name)
-        site = Site(bone, 0, joint.centre, normal, across, 1, size, 1)
-        bed = joint.centre + normal * sign * 0.2 * size
+        site = Site(bone, 0, joint.center, normal, across, 1, size, 1)
+        bed = joint.center + normal * sign * 0.2 * size
         edge, mu = across * size, rng.uniform(*wear.hardening)
         bed_ends, deep = (bed - edge, bed + edge), 0.28 * size
         added.append(around(site, "ball", *bed_ends, deep, "density", normal, mu))
         for way in (-1, 1):
-            root = joint.centre + across * way * size * 0.62 + normal * sign * 0.42 * size
+            root = joint.center + across * way * size * 0.62 + normal * sign * 0.42 * size
             reach = across * way * size * rng.uniform(*wear.spurs)
-            tip = joint.centre + reach + normal * sign * 0.06 * size
+            tip = joint.center + reach + normal * sign * 0.06 * size
             added.append(around(site, "spur", root, tip, 0.2 * size, "bone"))
         if rng.random() < wear.cysts:
             cyst = bed + across * rng.uniform(-0.5, 0.5) * size + normal * sign * 0.3 * size
             added.append(ball(site, cyst, 0.2 * size, "density", -0.6))
     deep = normal * size * 0.8
-    added.append(around(site, "ball", joint.centre - deep, joint.centre + deep, 1.3 * size, "mark",
+    added.append(around(site, "ball", joint.center - deep, joint.center + deep, 1.3 * size, "mark",
                          across))  # fmt: skip
     return [*parts, *added]
 

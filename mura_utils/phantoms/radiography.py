@@ -49,7 +49,7 @@ class _Shadow(NamedTuple):
         return self._replace(scale=self.scale / 2, start=self.start / 2, end=self.end / 2)
 
 
-def _project(parts: list[Part], camera: np.ndarray, centre, scale: float) -> list[_Shadow]:
+def _project(parts: list[Part], camera: np.ndarray, center, scale: float) -> list[_Shadow]:
     """Orthographic shadows of the parts; `scale` is pixels per millimetre."""
     starts, ends, sides = (
         np.array([getattr(part, name) for part in parts]) for name in ("start", "end", "side")
@@ -60,7 +60,7 @@ def _project(parts: list[Part], camera: np.ndarray, centre, scale: float) -> lis
     sides /= np.linalg.norm(sides, axis=1, keepdims=True)
     fronts = np.cross(sides, axes)
     flat = camera[:2].T
-    first, last = (starts - centre) @ flat * scale, (ends - centre) @ flat * scale
+    first, last = (starts - center) @ flat * scale, (ends - center) @ flat * scale
     sides, fronts = sides @ flat, fronts @ flat
     shadows = []
     for i, part in enumerate(parts):
@@ -122,7 +122,7 @@ def _seam_share(
 def _cast(shadow: _Shadow, shape: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray] | None:
     """Attenuation (mm of cortex) of one part: rectangle and values; None if outside the image.
 
-    A ray that passes an ellipse (a, b) off its centre has a chord of 2ab/w * sqrt(1 - (off/w)^2),
+    A ray that passes an ellipse (a, b) off its center has a chord of 2ab/w * sqrt(1 - (off/w)^2),
     where w is the half-width that is seen.
     """
     place = _rectangle(shadow, shape)
@@ -326,7 +326,7 @@ class Study(NamedTuple):
 
     body_part: str
     parts: list[Part]
-    centre: np.ndarray  # mm: where the beam is centred
+    center: np.ndarray  # mm: where the beam is centered
     left: bool
 
 
@@ -343,7 +343,7 @@ def take_radiograph(
         camera[0] *= -1
     half = shape[0] // 2, shape[1] // 2
     size = np.array(half[::-1])
-    shadows = _project(parts, camera, study.centre, scale / 2)
+    shadows = _project(parts, camera, study.center, scale / 2)
     middle = size * (0.5 + rng.uniform(-0.04, 0.04, 2))
     found = [s for s in shadows if s.part.role in ("mark", "metal")]
     if found:  # keep the finding inside the collimated field

@@ -65,7 +65,7 @@ def around(site: Site, shape, start, end, radius, role, side=None, mu=0.0) -> Pa
     return Part(site.bone.level, site.bone.bone, shape, start, end, radius, role, side, mu)
 
 
-def ball(site: Site, centre, radius, role, mu=0.0, shape="ball") -> Part:
+def ball(site: Site, center, radius, role, mu=0.0, shape="ball") -> Part:
     """A ball that the site's bone carries."""
     half = site.axis * radius
-    return around(site, shape, centre - half, centre + half, radius, role, mu=mu)
+    return around(site, shape, center - half, center + half, radius, role, mu=mu)

@@ -18,7 +18,7 @@ from mura_utils.plotting.style import (
     OTHER,
     SPLITS,
     add_panels,
-    colour_of,
+    color_of,
     comma_list,
     count_values,
     draw_bars,
@@ -72,17 +72,17 @@ def pixel_analysis(
     Args:
         image: (H, W) uint8.
         title: its label, such as "Normal-HUMERUS".
-        sample_means: (n,) mean grey level of n images of that label, 0..255; NaN if not measured.
+        sample_means: (n,) mean gray level of n images of that label, 0..255; NaN if not measured.
         sample_stds: (n,) their standard deviations.
     """
     fig = new_figure(3.3, f"Pixel analysis: {title}")
     radiograph, histogram, samples = add_panels(fig, 1, 3)
-    colour = colour_of(title)
+    color = color_of(title)
     draw_image(radiograph, image, f"{image.shape[1]} x {image.shape[0]} pixels")
 
     weights = np.full(image.size, 1 / image.size)
-    histogram.hist(image.ravel(), bins=64, range=(0, 256), weights=weights, color=colour)
-    histogram.set(yscale="log", xlim=(0, 255), xlabel="grey level (0–255)")
+    histogram.hist(image.ravel(), bins=64, range=(0, 256), weights=weights, color=color)
+    histogram.set(yscale="log", xlim=(0, 255), xlabel="gray level (0–255)")
     histogram.set(ylabel="share of the pixels (log)", title="Histogram of this image")
     histogram.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
 
@@ -90,14 +90,14 @@ def pixel_analysis(
     means, stds = means[~np.isnan(means)], stds[~np.isnan(means)]
     count = thousands(len(means), "image")
     samples.set_title(f"Mean ± std of {count}")
-    described = f"{title}: a radiograph with mean grey level {image.mean():.0f} and standard"
+    described = f"{title}: a radiograph with mean gray level {image.mean():.0f} and standard"
     if not len(means):
         say_instead(samples, "No other image was measured.")
         unmeasured = f"deviation {image.std():.0f}, and its histogram; no other was measured."
         return with_alt_text(fig, described, unmeasured)
     number = np.arange(1, len(means) + 1)
-    samples.errorbar(number, means, stds, fmt="o", color=colour, elinewidth=1, capsize=2)
-    samples.set(ylim=(0, 255), xlabel="image", ylabel="grey level (0–255)")
+    samples.errorbar(number, means, stds, fmt="o", color=color, elinewidth=1, capsize=2)
+    samples.set(ylim=(0, 255), xlabel="image", ylabel="gray level (0–255)")
     whole_numbers(samples)
     samples.grid(axis="y")
     return with_alt_text(

@@ -17,7 +17,7 @@ from mura_utils.plotting.style import (
     OURS,
     WRONG,
     add_panels,
-    colour_of,
+    color_of,
     comma_list,
     draw_dots,
     draw_dumbbells,
@@ -30,17 +30,17 @@ from mura_utils.plotting.style import (
 
 
 @in_our_style
-def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], normalise: bool = True) -> Figure:
+def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], normalize: bool = True) -> Figure:
     """True classes down, predicted classes across, counts in the cells (report Fig. 29).
 
     Args:
         matrix: (K, K) counts.
         classes: K labels, in the order of the matrix.
-        normalise: colour by the share of the row, so that small classes show; else by count.
+        normalize: color by the share of the row, so that small classes show; else by count.
     """
     matrix = np.asarray(matrix, int)
     totals = matrix.sum(axis=1)
-    shades = matrix / np.maximum(totals, 1)[:, None] if normalise else matrix
+    shades = matrix / np.maximum(totals, 1)[:, None] if normalize else matrix
     size = len(classes)
     correct = np.trace(matrix)
     title = f"{correct:,} of {totals.sum():,} right ({correct / max(totals.sum(), 1):.1%})"
@@ -53,12 +53,12 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], normalise: bool
         mask=matrix == 0,
         cmap="magma_r",
         vmin=0,
-        vmax=1 if normalise else None,
+        vmax=1 if normalize else None,
         linewidths=0.5,
         linecolor="0.85",
         annot_kws={"fontsize": 9},
         ax=ax,
-        cbar_kws={"label": "share of the true class" if normalise else "images"},
+        cbar_kws={"label": "share of the true class" if normalize else "images"},
         xticklabels=classes,
         yticklabels=[f"{c} ({n:,})" for c, n in zip(classes, totals, strict=True)],
     )
@@ -68,7 +68,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], normalise: bool
     for text in ax.get_xticklabels():
         text.set(ha="right", rotation_mode="anchor")
     for text in (*ax.get_xticklabels(), *ax.get_yticklabels()):
-        text.set_color(colour_of(text.get_text()))
+        text.set_color(color_of(text.get_text()))
     wrong = matrix - np.diag(np.diag(matrix))
     true, predicted = np.unravel_index(wrong.argmax(), wrong.shape)
     return with_alt_text(
@@ -102,15 +102,15 @@ def roc_curves(
     fig = new_figure(0.7 + 2.3 * rows * 4 / (columns + 0.4), "ROC, each class against the rest")
     axes = add_panels(fig, rows, columns, sharex=True, sharey=True)
     for ax, (name, lines) in zip(axes, panels.items(), strict=False):
-        for (label, (curve, colour)), line in zip(lines.items(), ("-", "--"), strict=True):
+        for (label, (curve, color)), line in zip(lines.items(), ("-", "--"), strict=True):
             if curve is None:
-                ax.plot([], [], line, color=colour, label=f"{label}: none")
+                ax.plot([], [], line, color=color, label=f"{label}: none")
             else:
                 ax.plot(
                     curve["fpr"],
                     curve["tpr"],
                     line,
-                    color=colour,
+                    color=color,
                     label=f"{label} {curve['auc']:.3f}",
                 )
         ax.plot([0, 1], [0, 1], ":", color=OTHER, linewidth=1)
@@ -228,14 +228,14 @@ def per_class_f1(ours: pd.DataFrame, report: pd.DataFrame | None = None) -> Figu
     rows = ours[["label", "f1"]].copy()
     named = {} if report is None else report.set_index("label")["f1"]
     rows["report"] = rows["label"].map(named).astype(float)
-    colours = [colour_of(label) for label in rows["label"]]
+    colors = [color_of(label) for label in rows["label"]]
     fig = new_figure(1.4 + 0.27 * len(rows), "F1 of each class")
     (ax,) = add_panels(fig, 1, 1)
     if rows["report"].notna().any():
-        draw_dumbbells(ax, rows, "f1", "report", colours)
+        draw_dumbbells(ax, rows, "f1", "report", colors)
         share_legend(fig, [ax])
     else:
-        draw_dots(ax, rows, "f1", colours)
+        draw_dots(ax, rows, "f1", colors)
     ax.set_yticks(range(len(rows)), rows["label"])
     ax.set(xlim=(-0.02, 1.02), xlabel="F1")
     return with_alt_text(

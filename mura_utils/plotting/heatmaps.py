@@ -26,12 +26,12 @@ from mura_utils.plotting.style import (
 
 
 def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    """Lay a heat-map over a radiograph; the colour covers more the hotter it is.
+    """Lay a heat-map over a radiograph; the color covers more the hotter it is.
 
     Args:
-        image: (H, W), grey, 0..255.
+        image: (H, W), gray, 0..255.
         heatmap: (h, w) in [0, 1]; stretched to the image where it is smaller or larger. Its hottest
-            half percent gets the full colour, or single pixels would leave a saliency map dark
+            half percent gets the full color, or single pixels would leave a saliency map dark
             (Smilkov et al. 2017, "SmoothGrad", section 3.1, cap it likewise).
 
     Returns:
@@ -45,10 +45,10 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     heat = Image.fromarray(np.asarray(heatmap, np.float32))
     heat = np.asarray(heat.resize(image.shape[::-1], Image.Resampling.BILINEAR))
     full = np.quantile(heat, 0.995)
-    colour = HEAT(np.clip(heat / full if full > 0 else heat, 0, 1))
-    opacity = colour[..., 3:]
-    grey = np.asarray(image, float)[..., None]
-    return np.rint(grey * (1 - opacity) + 255 * colour[..., :3] * opacity).astype(np.uint8)
+    color = HEAT(np.clip(heat / full if full > 0 else heat, 0, 1))
+    opacity = color[..., 3:]
+    gray = np.asarray(image, float)[..., None]
+    return np.rint(gray * (1 - opacity) + 255 * color[..., :3] * opacity).astype(np.uint8)
 
 
 def _outline(ax: Axes, mask: np.ndarray | None) -> None:

@@ -55,7 +55,7 @@ def alt_text(fig: Figure) -> str:
 def to_png(fig: Figure) -> bytes:
     """The figure as a PNG of its own size, whatever the session's style says on saving.
 
-    One that shows radiographs gets a palette of 256 dithered colours: half as large, looking alike.
+    One that shows radiographs gets a palette of 256 dithered colors: half as large, looking alike.
     """
     drawn, small = io.BytesIO(), io.BytesIO()
     with matplotlib.style.context(STYLE, after_reset=True):
@@ -66,13 +66,13 @@ def to_png(fig: Figure) -> bytes:
 
 
 def _with_palette(image: Image.Image) -> Image.Image:
-    colours = image.convert("RGB")
-    if colours.getcolors(_COLOURS_OF_A_DRAWING) is not None:
-        return colours
-    few = colours.quantize(256)
-    dithered = colours.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG)
-    # Pillow looks colours up coarsely: what is of the page's colour stays so.
-    page = (np.asarray(colours) == colours.getpixel((0, 0))).all(axis=-1)
+    colors = image.convert("RGB")
+    if colors.getcolors(_COLOURS_OF_A_DRAWING) is not None:
+        return colors
+    few = colors.quantize(256)
+    dithered = colors.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG)
+    # Pillow looks colors up coarsely: what is of the page's color stays so.
+    page = (np.asarray(colors) == colors.getpixel((0, 0))).all(axis=-1)
     dithered.paste(few, mask=Image.fromarray(page))
     return dithered
 
@@ -124,11 +124,11 @@ def with_alt_text(fig: Figure, *sentences: str) -> Figure:
     return fig
 
 
-def colour_of(label: str) -> str:
-    """The colour of a label's abnormality ("Abnormal-ELBOW"); grey for anything else.
+def color_of(label: str) -> str:
+    """The color of a label's abnormality ("Abnormal-ELBOW"); gray for anything else.
 
     Example:
-        >>> colour_of("Abnormal-ELBOW")
+        >>> color_of("Abnormal-ELBOW")
         '#D55E00'
     """
     return ABNORMALITIES.get(split(label)[0], OTHER)
@@ -180,7 +180,7 @@ def say_instead(ax: Axes, text: str) -> None:
 def draw_bars(
     ax: Axes, frame: pd.DataFrame, x: str, y: str, form: str = "{:,.0f}", **kwargs
 ) -> None:
-    """Seaborn's bars in the exact colours of the palette, each with its number at its end."""
+    """Seaborn's bars in the exact colors of the palette, each with its number at its end."""
     horizontal = pd.api.types.is_numeric_dtype(frame[x])
     sns.barplot(frame, x=x, y=y, ax=ax, saturation=1, edgecolor="black", linewidth=0.5, **kwargs)
     for container in ax.containers:
@@ -200,26 +200,26 @@ def share_legend(fig: Figure, axes: Sequence[Axes]) -> None:
 
 
 def draw_dots(
-    ax: Axes, frame: pd.DataFrame, value: str, colours: Sequence[str], filled: bool = True
+    ax: Axes, frame: pd.DataFrame, value: str, colors: Sequence[str], filled: bool = True
 ) -> None:
     """One dot a row, from the top, with its interval where the frame has `low` and `high`."""
-    for row, (entry, colour) in enumerate(zip(frame.to_dict("records"), colours, strict=True)):
+    for row, (entry, color) in enumerate(zip(frame.to_dict("records"), colors, strict=True)):
         if pd.notna(entry.get("low")):
-            ax.plot([entry["low"], entry["high"]], [row, row], color=colour, linewidth=2)
-        face = colour if filled else "white"
-        ax.plot(entry[value], row, "o", color=colour, markerfacecolor=face, markersize=8)
+            ax.plot([entry["low"], entry["high"]], [row, row], color=color, linewidth=2)
+        face = color if filled else "white"
+        ax.plot(entry[value], row, "o", color=color, markerfacecolor=face, markersize=8)
     ax.set_ylim(len(frame) - 0.4, -0.6)
     ax.grid(True, axis="x")
     ax.tick_params(left=False)
 
 
 def draw_dumbbells(
-    ax: Axes, frame: pd.DataFrame, ours: str, report: str, colours: Sequence[str]
+    ax: Axes, frame: pd.DataFrame, ours: str, report: str, colors: Sequence[str]
 ) -> None:
     """Our value filled, the report's hollow, and a line between them."""
-    ax.hlines(range(len(frame)), frame[ours], frame[report], color=colours, linewidth=1)
-    draw_dots(ax, frame, report, colours, filled=False)
-    draw_dots(ax, frame, ours, colours)
+    ax.hlines(range(len(frame)), frame[ours], frame[report], color=colors, linewidth=1)
+    draw_dots(ax, frame, report, colors, filled=False)
+    draw_dots(ax, frame, ours, colors)
     for face, label in ((OURS, "ours"), ("white", "the report's, on MURA")):
         ax.plot([], [], "o", color=OURS, markerfacecolor=face, markersize=8, label=label)
 

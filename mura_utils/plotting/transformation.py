@@ -69,16 +69,16 @@ def pca_elbow(results: Sequence[Mapping[str, Any]], variance: float = 0.95) -> F
     axes = add_panels(fig, 1, len(sizes), sharey=True)
     for ax, size in zip(axes, sizes, strict=True):
         for result in (r for r in results if r["images_per_class"] == size):
-            name, colour = PCA_METHODS[result["method"]]
+            name, color = PCA_METHODS[result["method"]]
             needed = result["components"]
             for curve, line, label in (
                 ("explained", "-", f"{name}: {needed or 'not reached'}"),
                 ("held_out", "--", f"{name}, held out"),
             ):
                 components = np.arange(1, len(result[curve]) + 1)
-                ax.plot(components, result[curve], line, color=colour, label=label)
+                ax.plot(components, result[curve], line, color=color, label=label)
             if needed:
-                ax.plot(needed, result["explained"][needed - 1], "o", color=colour, markersize=8)
+                ax.plot(needed, result["explained"][needed - 1], "o", color=color, markersize=8)
         ax.axhline(variance, color=OTHER, linestyle=":", zorder=0)
         ax.set(xscale="log", ylim=(0, 1.03), xlabel="components (log)")
         fitted = next(r["images"] for r in results if r["images_per_class"] == size)

@@ -85,7 +85,7 @@ def draw_crops(
 
 
 def end_with_the_parent() -> None:
-    """Initialise a worker process: one whose parent was killed would wait for work for ever."""
+    """Initialize a worker process: one whose parent was killed would wait for work for ever."""
 
     def watch() -> None:
         parent_process().join()

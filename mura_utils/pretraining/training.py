@@ -1,6 +1,6 @@
 """Weights for radiographs, learned from phantoms alone (``mura pretrain``).
 
-Phantoms are unlimited and free of licences, so that a backbone can be trained on images that are
+Phantoms are unlimited and free of licenses, so that a backbone can be trained on images that are
 never repeated (formula-driven pre-training: Kataoka et al. 2020, "Pre-training without Natural
 Images"). It learns several things at once: the body part, the abnormality, and at three depths of
 the network where the abnormality is, which makes for features that localise.
@@ -66,7 +66,7 @@ class Recipe:
         learning_rate: AdamW's highest: it rises for 2 % of the steps and falls to 0 over the last
             half.
         weight_decay: AdamW's.
-        seed: of initialisation and phantoms.
+        seed: of initialization and phantoms.
         phantoms: version of their anatomy and radiography, which cannot be chosen.
     """
 

@@ -81,9 +81,9 @@ def compare(folders: Sequence[Path]) -> pd.DataFrame:
     """Trained runs, grouped over seeds; the best mean validation accuracy comes first.
 
     Runs form a group when they differ in `seed` and `name` only. A seed counts once: a second run
-    of the same seed begins another group. A group is labelled with its runs' name without
+    of the same seed begins another group. A group is labeled with its runs' name without
     ``-seed<k>``, or with their full names where another group has that label. An ensemble is a
-    group by itself, labelled with its name.
+    group by itself, labeled with its name.
 
     Args:
         folders: of trained runs.
@@ -182,7 +182,7 @@ def _read(folder: Path) -> dict[str, Any]:
     row |= dict.fromkeys(_TEST_METRICS)
     if row["tested"]:
         with reading(folder / "metrics.json") as metrics:
-            row["source"] = str(metrics["source"])  # what "auto" has recognised
+            row["source"] = str(metrics["source"])  # what "auto" has recognized
             for column, (level, metric) in _TEST_METRICS.items():
                 value = metrics[level][metric]["value"]
                 row[column] = None if value is None else float(value)

@@ -145,7 +145,7 @@ def outcome_text(outcome: Outcome) -> str:
     return f"{outcome.seconds:.0f} s" if outcome.state == "done" else f"failed: {outcome.reason}"
 
 
-def summarise(outcomes: Sequence[Outcome]) -> str:
+def summarize(outcomes: Sequence[Outcome]) -> str:
     """One line a run: its name, state, seconds, and why it failed."""
     width = max(len(outcome.name) for outcome in outcomes)
     lines = (

@@ -68,7 +68,7 @@ $mark$robots
 <main id="content">
 $body
 </main>
-<footer><nav aria-label="Previous and next page"><ol>$neighbours</ol></nav></footer>
+<footer><nav aria-label="Previous and next page"><ol>$neighbors</ol></nav></footer>
 </body>
 </html>
 """)
@@ -228,8 +228,8 @@ def _as_notebook(file: Path) -> NotebookNode:
 def _assemble(report: _Report, pages: Sequence[_Page], page: _Page, body: str) -> str:
     position = pages.index(page)
     before, after = pages[max(position - 1, 0) : position], pages[position + 1 : position + 2]
-    neighbours = [_link(other, f"Previous: {other.title}") for other in before]
-    neighbours += [_link(other, f"Next: {other.title}") for other in after]
+    neighbors = [_link(other, f"Previous: {other.title}") for other in before]
+    neighbors += [_link(other, f"Next: {other.title}") for other in after]
     private = report.source.private
     title = page.title if position == 0 else f"{page.title} – the run {report.folder.name}"
     return _PAGE.substitute(
@@ -242,7 +242,7 @@ def _assemble(report: _Report, pages: Sequence[_Page], page: _Page, body: str) -
             _link(other, _short(other), ' aria-current="page"' if other is page else "")
             for other in pages
         ),
-        neighbours="".join(neighbours),
+        neighbors="".join(neighbors),
         body=body,
     )
 

@@ -109,7 +109,7 @@ def mura(tmp_path) -> Iterator[Callable[..., Said]]:
 
 
 def noise(seed: int = 0, shape: tuple[int, int] = (60, 40)) -> np.ndarray:
-    """A grey image that is no uniform one: uint8 (H, W)."""
+    """A gray image that is no uniform one: uint8 (H, W)."""
     return np.random.default_rng(seed).integers(0, 200, shape, dtype=np.uint8)
 
 

@@ -157,19 +157,19 @@ def survives(look: Callable[[], object], inputs: Path, what: str) -> None:
 
 def images() -> list[bytes]:
     """A file of each form in which radiographs come."""
-    grey = Image.fromarray(noise())
+    gray = Image.fromarray(noise())
     deep = Image.fromarray(noise().astype(np.uint16) * 16)
     exif = Image.Exif()
     exif[0x0112] = 6
     forms = [
-        (grey, "PNG", {}),
+        (gray, "PNG", {}),
         (deep, "PNG", {}),
-        (grey.convert("RGBA"), "PNG", {}),
-        (grey.convert("P"), "PNG", {}),
-        (grey.convert("1"), "PNG", {}),
-        (grey, "JPEG", {"exif": exif}),
-        (grey.convert("RGB"), "JPEG", {"progressive": True}),
-        (grey.convert("CMYK"), "JPEG", {}),
+        (gray.convert("RGBA"), "PNG", {}),
+        (gray.convert("P"), "PNG", {}),
+        (gray.convert("1"), "PNG", {}),
+        (gray, "JPEG", {"exif": exif}),
+        (gray.convert("RGB"), "JPEG", {"progressive": True}),
+        (gray.convert("CMYK"), "JPEG", {}),
     ]
     files = []
     for image, form, options in forms:
@@ -189,8 +189,8 @@ def test_mutated_images(tmp_path):
 
         def look() -> None:
             try:
-                grey, _ = examine_image(path)
-                assert grey.dtype == np.uint8 and grey.ndim == 2
+                gray, _ = examine_image(path)
+                assert gray.dtype == np.uint8 and gray.ndim == 2
                 ended["read"] += 1
             except ImageFault:
                 ended["fault"] += 1

@@ -30,14 +30,14 @@ def open_source(root: Path | str, source: str = "auto") -> Listing:
 
     Args:
         root: folder of the data set, or one that contains it, up to three levels above.
-        source: a name in `SOURCES`, or "auto" to recognise it from the folder's content.
+        source: a name in `SOURCES`, or "auto" to recognize it from the folder's content.
 
     Raises:
         UserError: the folder is missing, holds something else, or only part of the data set.
     """
     root = Path(root)
     _require_folder(root)
-    return _named(_recognise(root) if source == "auto" else source).list(root)
+    return _named(_recognize(root) if source == "auto" else source).list(root)
 
 
 def load_mask(source: str, root: Path | str, path: str) -> np.ndarray | None:
@@ -73,7 +73,7 @@ def _require_folder(root: Path) -> None:
     raise UserError(f"{root} {state}; give the folder that holds the data set.")
 
 
-def _recognise(root: Path) -> str:
+def _recognize(root: Path) -> str:
     """Name the data set in a folder; a phantom set is also a MURA tree, so it is asked first."""
     if root.name == TREE and is_phantom_set(root.parent):
         raise UserError(f"{root} is the inside of a phantom set; give {root.parent} instead.")
@@ -98,7 +98,7 @@ def _recognise(root: Path) -> str:
 
 def _source_of(root: Path) -> str:
     """The data set that a folder is, or is a part of; "" for none."""
-    return next((name for name, source in SOURCES.items() if source.recognise(root)), "")
+    return next((name for name, source in SOURCES.items() if source.recognize(root)), "")
 
 
 def _nested(root: Path) -> str:

@@ -264,7 +264,7 @@ def _check_masks(base: Path, rows: pd.DataFrame, found: Files, coco: Coco) -> li
 SOURCE = Source(
     name="fracatlas",
     title="FracAtlas",
-    recognise=looks_like_fracatlas,
+    recognize=looks_like_fracatlas,
     list=list_fracatlas,
     mask=fracture_mask,
     terms="The radiographs are from FracAtlas (Abedeen et al., Scientific Data 2023, doi "

@@ -32,7 +32,7 @@ class Source:
     Attributes:
         name: in parameters and tables.
         title: in figures and texts.
-        recognise: whether a folder is this data set, or a part of it.
+        recognize: whether a folder is this data set, or a part of it.
         list: from the data set's folder to its listing.
         mask: from that folder and an image's path to where the abnormality is: bool (H, W), of the
             image's size as stored; None without one.
@@ -43,7 +43,7 @@ class Source:
 
     name: str
     title: str
-    recognise: Callable[[Path], bool]
+    recognize: Callable[[Path], bool]
     list: Callable[[Path], Listing]
     mask: Callable[[Path, str], np.ndarray | None]
     terms: str

@@ -170,7 +170,7 @@ def describe_fit(annotated: AnnotatedImage, image: Header) -> tuple[str, str] | 
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Read a mask from a PNG: bool (H, W), true above half of the grey levels.
+    """Read a mask from a PNG: bool (H, W), true above half of the gray levels.
 
     Raises:
         UserError: the file cannot be read or decoded.

@@ -71,8 +71,8 @@ def list_mura(root: Path, source: str = "mura") -> Listing:
       it is a remark ("label-contradiction").
     - Listed images without a file stay in the rows ("missing-file"); files that no row lists are
       left out ("unlisted-file", and "stray-file" for `._image1.png` and other foreign names).
-    - Images of a study without a label are left out ("unlabelled-study").
-    - Without `*_image_paths.csv` the images are the files found in labelled studies
+    - Images of a study without a label are left out ("unlabeled-study").
+    - Without `*_image_paths.csv` the images are the files found in labeled studies
       ("rebuilt-image-paths").
     - Other forms of tables, paths and labels are accepted ("accepted-variant"); rows that cannot be
       understood are left out ("malformed-row", "other-split"), as are repeated ones
@@ -138,7 +138,7 @@ def _list_split(base: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         images = parse_images(files, split)
         once = ~images["path"].duplicated() & images["study"].isin(studies["path"])
         images = images.assign(path=files)[once]
-        detail = f"the file is missing; {len(images):,} images found in labelled studies are used"
+        detail = f"the file is missing; {len(images):,} images found in labeled studies are used"
         remarks.append(remark([images_csv], "rebuilt-image-paths", detail))
     if not images["path"].isin(files).any():
         raise UserError(_none_on_disk(base, split, images["path"], found.sizes.index))
@@ -146,7 +146,7 @@ def _list_split(base: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     studies = studies.assign(abnormality=studies["value"].map(_ABNORMALITY))
     labels = images["study"].map(studies.set_index("path")["abnormality"])
     images = images.assign(abnormality=labels, view=images["view"].astype("int64"))
-    unlabelled = images[images["abnormality"].isna()]
+    unlabeled = images[images["abnormality"].isna()]
     rows = images[images["abnormality"].notna()]
     contradicted = studies[studies["verdict"].map(_ABNORMALITY) != studies["abnormality"]]
     unlisted = files.difference(images["path"])
@@ -155,7 +155,7 @@ def _list_split(base: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         *found.compare(rows["path"]),
         remark(found.sizes.index[~proper], "stray-file", "not a file of MURA; ignored"),
         remark(unlisted, "unlisted-file", f"not listed in {images_csv}; left out"),
-        remark(unlabelled["path"], "unlabelled-study", f"no label in {studies_csv}; left out"),
+        remark(unlabeled["path"], "unlabeled-study", f"no label in {studies_csv}; left out"),
         remark(
             contradicted["path"],
             "label-contradiction",
@@ -217,7 +217,7 @@ def _no_mask(root: Path, path: str) -> None:
 SOURCE = Source(
     name="mura",
     title="MURA",
-    recognise=_is_mura,
+    recognize=_is_mura,
     list=list_mura,
     mask=_no_mask,
     terms="Do not publish or share this page: it shows radiographs of MURA, whose research use "

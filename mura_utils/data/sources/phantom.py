@@ -88,7 +88,7 @@ def _mask_path(root: Path, path: str) -> Path:
 SOURCE = Source(
     name="phantom",
     title="phantom",
-    recognise=is_phantom_set,
+    recognize=is_phantom_set,
     list=list_phantoms,
     mask=phantom_mask,
     terms="The images are phantoms, drawn by a program: they show no patient, and results on them "

@@ -1,7 +1,7 @@
 """What initial weights are worth: none, phantom, and ImageNet's, on phantoms and on FracAtlas.
 
 The networks of exp4 and exp6, trained as experiments/exp6_tuned.yaml is, but for 20 epochs and with
-two stored views, from each initialisation, with 10 % and with all of the training patients;
+two stored views, from each initialization, with 10 % and with all of the training patients;
 validation and test stay the same. The ImageNet weights are MobileNet 0.25's, the only ones that the
 project's machines could read: another network, so that this row says what ImageNet can give and not
 what it would give DenseNet121.
