@@ -26,10 +26,10 @@ _SIDES = {"stored views": "on", "on the fly": "off"}
 def best_accuracy(images: Images, experiment: Experiment, folder: Path) -> float:
     """Train one run; the validation accuracy of its best epoch, by validation loss."""
     _, fitted = train(images, experiment, folder)
-    best = fitted.history.set_index("epoch").loc[fitted.best_epoch]
+    best = fitted.history.set_index("epoch").loc[fitted.kept_epoch]
     say(
         f"seed {experiment.seed}, cache_features {experiment.cache_features}: "
-        f"{best['val_accuracy']:.4f} in epoch {fitted.best_epoch} of {len(fitted.history)}, "
+        f"{best['val_accuracy']:.4f} in epoch {fitted.kept_epoch} of {len(fitted.history)}, "
         f"{fitted.seconds:.0f} s"
     )
     return float(best["val_accuracy"])

@@ -251,6 +251,9 @@ class Training(Seeded):
     early_stopping_patience: int = _parameter(
         10, "05", "epochs without a better validation loss before training stops", ge=1, le=100_000
     )
+    keep_epoch: Annotated[Literal["best", "last"], AnyCase] = _parameter(
+        "best", "05", "which epoch's weights: of the lowest validation loss, or of the last one"
+    )
     reduce_lr_patience: int = _parameter(
         4, "05", "epochs without one before the learning rate is reduced", ge=1, le=100_000
     )

@@ -178,7 +178,7 @@ def train(folder, settings, images=None, model=None):
 
 def assert_same(resumed, expected):
     pd.testing.assert_frame_equal(resumed.history, expected.history, check_exact=True)
-    assert resumed.result.best_epoch == expected.result.best_epoch
+    assert resumed.result.kept_epoch == expected.result.kept_epoch
     saved = build.load_model(resumed.path)
     for model in (resumed.model, saved):
         for ours, theirs in zip(model.weights, expected.model.weights, strict=True):
@@ -239,7 +239,7 @@ def interrupt(patch, moment, stop):
         unlink = Path.unlink
 
         def unlink_or_stop(path, missing_ok=False):
-            if path.name.startswith("best-") and now():
+            if path.name.startswith("kept-") and now():
                 stop()
             unlink(path, missing_ok)
 

@@ -35,13 +35,13 @@ from mura_utils.training import fitting, resume
 
 
 @pytest.mark.parametrize("cache", ["off", "on"])
-def test_the_saved_model_is_the_best_epochs(tmp_path, cache):
+def test_the_saved_model_is_the_kept_epochs(tmp_path, cache):
     settings = experiment(cache_features=cache, learning_rate=0.1, dropout=[0.0], epochs=5)
     images = squares(swapped=True)
     done = train(tmp_path, settings, images)
-    best = done.history.set_index("epoch").loc[done.result.best_epoch]
+    best = done.history.set_index("epoch").loc[done.result.kept_epoch]
     assert best["val_loss"] == done.history["val_loss"].min()
-    assert done.result.best_epoch < 5, "so that the last weights are not the best ones"
+    assert done.result.kept_epoch < 5, "so that the last weights are not the best ones"
     rows = images.positions("validation")
     one_hot = images.rows["label"].to_numpy()[rows, None] == np.array(CLASSES)
     for model in (load_model(done.path), done.model):
@@ -52,6 +52,19 @@ def test_the_saved_model_is_the_best_epochs(tmp_path, cache):
         accuracy = (probabilities.argmax(axis=1) == one_hot.argmax(axis=1)).mean()
         assert accuracy == pytest.approx(best["val_accuracy"])
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["model.keras"]
+
+
+def test_the_last_epoch_is_kept_if_so_wished(tmp_path):
+    settings = experiment(cache_features="on", learning_rate=0.1, epochs=5, keep_epoch="last")
+    images = squares(swapped=True)
+    done = train(tmp_path, settings, images)
+    assert done.result.kept_epoch == 5
+    assert done.history["val_loss"].idxmin() < 4, "so that the last epoch is not the best one"
+    rows = images.positions("validation")
+    one_hot = images.rows["label"].to_numpy()[rows, None] == np.array(CLASSES)
+    predicted = load_model(done.path).predict(images.pixels[rows][..., None], verbose=0)
+    accuracy = (predicted.argmax(axis=1) == one_hot.argmax(axis=1)).mean()
+    assert accuracy == pytest.approx(done.history["val_accuracy"].iloc[-1])
 
 
 def test_the_same_seed_gives_the_same_history(tmp_path):
@@ -118,7 +131,7 @@ def test_a_training_ends_with_the_epoch_that_diverged_and_keeps_the_best(
     done = train(tmp_path, experiment())
     assert np.isnan(done.history["val_loss"].iloc[2])
     assert len(done.history) == 3, "it ends there"
-    assert done.result.best_epoch == 2
+    assert done.result.kept_epoch == 2
     assert "the loss of epoch 3 is not finite" in capsys.readouterr().out
 
 

@@ -97,7 +97,7 @@ def test_the_description_of_a_training_is_what_training_json_holds(undisturbed):
     described = training.describe_training(
         done.result, done.model, CLASSES, done.path, frozen.Plan(True, "")
     )
-    best = done.history.set_index("epoch").loc[done.result.best_epoch]
+    best = done.history.set_index("epoch").loc[done.result.kept_epoch]
     assert json.loads(json.dumps(described)) == described
     assert described["best"]["val_accuracy"] == best["val_accuracy"]
     assert described["epochs"] == 4
@@ -121,12 +121,12 @@ def test_the_interrupted_trainings_reduce_the_rate_and_stop_early(undisturbed):
     for run in ("stored, plateau", "on the fly, plateau"):
         done = undisturbed(run)
         assert len(done.history) < 9
-        assert done.result.best_epoch <= 2
+        assert done.result.kept_epoch <= 2
         rates = done.history["learning_rate"]
         assert rates.nunique() == 2
         assert rates.diff().lt(0).idxmax() >= 3, "after the interruption, by epochs before it"
     for run in ("stored, cosine", "on the fly, cosine"):
-        assert undisturbed(run).result.best_epoch >= 3
+        assert undisturbed(run).result.kept_epoch >= 3
 
 
 def test_several_steps_a_call_give_the_same_training(tmp_path, undisturbed):
@@ -155,7 +155,7 @@ def test_the_history_records_the_rate_that_an_epoch_was_trained_with(undisturbed
 
 def test_early_stopping_counts_epochs_without_a_better_validation_loss(undisturbed):
     done = undisturbed("on the fly, plateau")
-    assert len(done.history) == done.result.best_epoch + 5
+    assert len(done.history) == done.result.kept_epoch + 5
 
 
 def test_the_cosine_schedule_falls_to_zero_and_ignores_plateaus(tmp_path, undisturbed):

@@ -34,14 +34,14 @@ class Training:
     Attributes:
         history: one row an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy,
             learning_rate.
-        best_epoch: the epoch whose weights were kept, by validation loss.
+        kept_epoch: the epoch whose weights were kept.
         seconds: wall-clock time of the epochs, those before an interruption included.
         resumed_after: epochs that an interrupted call had completed.
         weights_sha256: of the file that the initial weights came from; None without one.
     """
 
     history: pd.DataFrame
-    best_epoch: int
+    kept_epoch: int
     seconds: float
     resumed_after: int = 0
     weights_sha256: str | None = None
@@ -54,11 +54,11 @@ def fit(
     model_path: Path,
     progress: bool = True,
 ) -> Training:
-    """Train a compiled task and keep the epoch with the lowest validation loss.
+    """Train a compiled task and keep the epoch that `keep_epoch` names.
 
     Callbacks as in the report: the weights of the best validation loss, early stopping, a learning
     rate reduced on plateaus (not with the cosine schedule). The model in memory and the one at
-    `model_path`, in float32, are the best epoch's; the file appears only when training has ended.
+    `model_path`, in float32, are the kept epoch's; the file appears only when training has ended.
 
     Each epoch leaves a checkpoint in ``.checkpoint/`` next to it. After an interruption the same
     call goes on with the epoch that was interrupted, with weights, optimizer, learning rate,
@@ -104,7 +104,7 @@ def fit(
             )
     if checkpoint.diverged:
         _report_divergence(checkpoint, experiment)
-    checkpoint.load_best()
+    checkpoint.load_kept()
     with atomic_write(model_path) as temporary:
         in_float32(model).save(temporary)
     checkpoint.discard()
@@ -113,7 +113,7 @@ def fit(
     history.insert(0, "epoch", range(1, len(history) + 1))
     return Training(
         history,
-        checkpoint.best_epoch,
+        checkpoint.kept_epoch,
         checkpoint.seconds,
         resumed_after,
         checkpoint.weights_sha256,
@@ -121,7 +121,7 @@ def fit(
 
 
 def watchers(experiment: Experiment) -> list[keras.callbacks.Callback]:
-    """The callbacks that watch the validation loss, but for the one that keeps the best epoch."""
+    """The callbacks that watch the validation loss, but for the one that keeps weights."""
     watched = {"monitor": "val_loss", "mode": "min"}
     stop = keras.callbacks.EarlyStopping(patience=experiment.early_stopping_patience, **watched)
     if experiment.schedule != "plateau":
@@ -151,7 +151,7 @@ def _report_divergence(checkpoint: Checkpoint, experiment: Experiment) -> None:
         )
     print(
         f"The training diverged: the loss of epoch {last} is not finite. It ended there, and epoch "
-        f"{checkpoint.best_epoch} is kept."
+        f"{checkpoint.kept_epoch} is kept."
     )
 
 
@@ -209,14 +209,14 @@ def describe_training(
     stored: frozen.Plan,
 ) -> dict[str, Any]:
     """The content of training.json: what was trained, how long, with which versions."""
-    best = training.history.set_index("epoch").loc[training.best_epoch]
+    kept = training.history.set_index("epoch").loc[training.kept_epoch]
     total, trainable, frozen = parameter_counts(model)
     return {
         "classes": list(classes),
         "parameters": {"total": total, "trainable": trainable, "non_trainable": frozen},
         "epochs": len(training.history),
-        "best_epoch": training.best_epoch,
-        "best": {name: float(best[name]) for name in _CURVES},
+        "kept_epoch": training.kept_epoch,
+        "best": {name: float(kept[name]) for name in _CURVES},
         "seconds": round(training.seconds, 1),
         "stored_activations": stored.on,
         "weights_sha256": training.weights_sha256,

@@ -36,7 +36,7 @@ class Checkpoint(keras.callbacks.Callback, TrainingState):
     Epochs of a second or two are not all written: what a kill loses of them is trained again, to
     the same bytes. Keras's BackupAndRestore leaves out what the callbacks and dropout remember.
     Two kinds of file, each renamed into place when whole: ``state.npz`` (the last epoch) and
-    ``best-<epoch>.npz``, which the state refers to by its best epoch.
+    ``kept-<epoch>.npz``, which the state refers to by the epoch that is kept.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Checkpoint(keras.callbacks.Callback, TrainingState):
         keras.callbacks.Callback.__init__(self)
         self.network = task.network
         self._watching = watching
-        self._epochs = experiment.epochs
+        self._epochs, self._keep = experiment.epochs, experiment.keep_epoch
         self.weights_sha256 = weights_digest(experiment)
         self._key = _checkpoint_key(task, experiment, self.weights_sha256)
         TrainingState.__init__(self, folder / "state.npz", _CHECKPOINT_SECONDS, self._fits)
@@ -58,9 +58,9 @@ class Checkpoint(keras.callbacks.Callback, TrainingState):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         self.rows: list[dict[str, float]] = self.record.get("rows", [])
-        self.best_epoch: int = self.record.get("best_epoch", 0)
+        self.kept_epoch: int = self.record.get("kept_epoch", 0)
         self._stopped: bool = self.record.get("stopped", False)
-        self._best_weights: list[np.ndarray] = []  # of an epoch that is not on disk
+        self._kept_weights: list[np.ndarray] = []  # of an epoch that is not on disk
 
     @property
     def finished(self) -> bool:
@@ -86,37 +86,44 @@ class Checkpoint(keras.callbacks.Callback, TrainingState):
         self.restore(self.network)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Keep the epoch's values, its weights if it is the best, and a checkpoint now and then."""
+        """Note the epoch's values; keep its weights if they are best; write a checkpoint if due."""
         self.rows.append({name: float(value) for name, value in logs.items()})
-        previous, self.best_epoch = self.best_epoch, 1 + int(np.argmin(losses_of(self.rows)))
+        previous, self.kept_epoch = self.kept_epoch, self._to_keep()
         self.model.stop_training |= self.diverged
-        if self.best_epoch != previous:
-            self._best_weights = to_numpy(self.network.weights)
+        if self.kept_epoch != previous:
+            self._kept_weights = to_numpy(self.network.weights)
         if not self.due():
             return
-        best = self._best(self.best_epoch)
-        if self._best_weights:
-            write_checkpoint(best, self._best_weights)
-            self._best_weights = []
+        kept = self._kept(self.kept_epoch)
+        if self._kept_weights:
+            write_checkpoint(kept, self._kept_weights)
+            self._kept_weights = []
         stopped = bool(self.model.stop_training)
-        self.save(key=self._key, rows=self.rows, best_epoch=self.best_epoch, stopped=stopped)
-        for path in best.parent.glob("best-*.npz"):
-            if path != best:
+        self.save(key=self._key, rows=self.rows, kept_epoch=self.kept_epoch, stopped=stopped)
+        for path in kept.parent.glob("kept-*.npz"):
+            if path != kept:
                 path.unlink()
 
-    def load_best(self) -> None:
-        """Give the network the weights of the best epoch."""
-        weights = self._best_weights
+    def _to_keep(self) -> int:
+        """The epoch with the lowest loss, or the last one with a finite loss."""
+        losses = losses_of(self.rows)
+        if self._keep == "last" and np.isfinite(losses).any():
+            return 1 + int(np.flatnonzero(np.isfinite(losses))[-1])
+        return 1 + int(np.argmin(losses))
+
+    def load_kept(self) -> None:
+        """Give the network the weights of the epoch that is kept."""
+        weights = self._kept_weights
         if not weights:
-            weights, _ = read_checkpoint(self._best(self.best_epoch))
+            weights, _ = read_checkpoint(self._kept(self.kept_epoch))
         self.network.set_weights(weights)
 
     def discard(self) -> None:
         """Remove the files: training has ended and the model is saved."""
         shutil.rmtree(self.path.parent)
 
-    def _best(self, epoch: int) -> Path:
-        return self.path.with_name(f"best-{epoch}.npz")
+    def _kept(self, epoch: int) -> Path:
+        return self.path.with_name(f"kept-{epoch}.npz")
 
 
 def _checkpoint_key(task: Task, experiment: Experiment, weights: str | None) -> str:
