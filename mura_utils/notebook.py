@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 from IPython import get_ipython
-from IPython.display import Markdown, display
 
 from mura_utils.data.dataset import Images, load_images
 from mura_utils.errors import UserError
@@ -162,11 +161,6 @@ def parameters_in(cells: Sequence[str], where: str) -> dict[str, Any]:
                     f"{where}: {source!r}: a parameter cell holds only 'name = literal' lines."
                 ) from None
     return parameters
-
-
-def say(text: str) -> None:
-    """Display a Markdown sentence whose numbers were computed."""
-    display(Markdown(text))
 
 
 def describe_environment(device: str | None = None) -> str:
