@@ -19,11 +19,12 @@ from typing import Any
 
 import pandas as pd
 from _common import options, run, say, say_head, say_row
-from real_bones import operating_point
 
 from mura_utils.errors import UserError
 from mura_utils.evaluation.ablation import ablation_table, metric_samples, summarize
+from mura_utils.evaluation.metrics import operating_point
 from mura_utils.experiments import Experiment, load_experiment, parse_assignment
+from mura_utils.labels import p_abnormal
 from mura_utils.paths import REPOSITORY, read_table, runs_dir, write_csv
 from mura_utils.runs.pipeline import run_experiment
 from mura_utils.runs.record import completed, is_tested, read_experiment
@@ -77,7 +78,8 @@ def tested_run(experiment: Experiment) -> Path:
 def samples_of(folder: Path, specificity: float, bootstrap: int) -> pd.DataFrame:
     """A run's metrics on its test images, at the threshold that its validation images give."""
     predictions = read_table(folder / "predictions.csv")
-    threshold = operating_point(predictions[predictions["split"] == "validation"], specificity)
+    validation = predictions[predictions["split"] == "validation"]
+    threshold = operating_point(validation["abnormality"], p_abnormal(validation), specificity)
     return metric_samples(predictions[predictions["split"] == "test"], threshold, bootstrap)
 
 
