@@ -24,6 +24,7 @@ from mura_utils.data.images import (
     ImageFault,
     examine_image,
     inspect_image,
+    look_at,
     read_image,
 )
 from mura_utils.errors import UserError
@@ -477,3 +478,12 @@ def test_the_page_on_images_states_the_numbers_and_kinds_of_the_code():
     listed = Path(__file__).parents[1] / "notebooks" / "02_data_preprocessing.ipynb"
     for text in (page, listed.read_text(encoding="utf-8")):
         assert all(f"`{kind}`" in text for kind in (*FAULTS, *REMARKS))
+
+
+def test_what_can_be_shown_of_a_damaged_file_is_shown(tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(NOISE_PNG[: len(NOISE_PNG) // 2])
+    assert look_at(path)[0].any() and not look_at(path)[-1].any()
+    path.write_bytes(b"no image")
+    assert look_at(path) is None
+    assert look_at(tmp_path) is None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -141,6 +141,27 @@ def read_image(path: Path | str) -> np.ndarray:
             JPEG, or shows nothing.
     """
     return read_hashed_image(path)[0]
+
+
+def look_at(path: Path | str) -> np.ndarray | None:
+    """What can be shown of a file, faulty or not; never what a network is given.
+
+    Returns:
+        (H, W) uint8, black where a truncated file ends; None if nothing can be decoded.
+    """
+    try:
+        return read_image(path)
+    except ImageFault:
+        pass
+    as_before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"))
+    except Exception:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        return None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = as_before
 
 
 def read_hashed_image(path: Path | str) -> tuple[np.ndarray, str]:

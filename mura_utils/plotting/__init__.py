@@ -3,6 +3,7 @@
 from mura_utils.plotting.data import (
     class_counts,
     faults,
+    file_sheet,
     image_counts,
     image_sizes,
     leakage,
@@ -48,6 +49,7 @@ __all__ = [
     "class_counts",
     "confusion_matrix",
     "faults",
+    "file_sheet",
     "heatmap_grid",
     "heatmap_rows",
     "image_counts",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from textwrap import fill, shorten
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,40 @@ from mura_utils.plotting.style import (
 )
 
 _LEAKS = ("#000000", "#56B4E9", "#F0E442")
+
+
+@in_our_style
+def file_sheet(examples: Sequence[tuple[str, np.ndarray | None, str]]) -> Figure:
+    """One file of each kind of fault and remark, or words where it has no picture.
+
+    Args:
+        examples: kind, (H, W) uint8 or None, and what is wrong with the file.
+    """
+    columns = 5
+    rows = max(1, -(-len(examples) // columns))
+    fig = new_figure(1.95 * rows + 0.3, "What each kind looks like")
+    panels = add_panels(fig, rows, columns)
+    for ax, (kind, image, detail) in zip(panels, examples, strict=False):
+        if image is None:
+            ax.text(0.5, 0.5, fill(shorten(detail, 100), 19), ha="center", va="center", fontsize=7)
+            ax.set(xticks=[], yticks=[], box_aspect=1)
+            ax.spines[:].set_visible(True)
+        else:
+            draw_image(ax, image)
+        ax.set_title(kind, fontsize=8, loc="center")
+    for ax in panels[len(examples) :]:
+        ax.set_axis_off()
+    if not examples:
+        say_instead(panels[0], "nothing was odd")
+    return with_alt_text(
+        fig,
+        f"A sheet of {len(examples)} files, one of each kind:",
+        "; ".join(
+            f"{kind}: {'its picture' if image is not None else detail}"
+            for kind, image, detail in examples
+        )
+        + ".",
+    )
 
 
 @in_our_style
