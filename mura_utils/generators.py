@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import tensorflow as tf
@@ -85,6 +86,14 @@ class Augmentation:
             "flip_horizontal": (rng.random(count) < 0.5) & self.horizontal_flip,
         }
 
+    @cached_property
+    def columns(self) -> int:
+        """Numbers that describe a transform: 8, or 11 with a `grey_range`.
+
+        Asked once, as TensorFlow's threads take the smallest numbers for 0.
+        """
+        return 11 if self.grey_range else 8
+
     def transforms(self, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
         """Draw what `augment` takes for `count` images of `size` x `size` pixels.
 
@@ -93,7 +102,7 @@ class Augmentation:
             brightness after them.
         """
         matrices = self.matrices(self.draw(count, size, rng), size)
-        if not self.grey_range:
+        if self.columns == 8:
             return matrices
         drawn = rng.uniform(-self.grey_range, self.grey_range, (count, 3)).astype(np.float32)
         return np.hstack([matrices, drawn])
@@ -321,7 +330,7 @@ def make_dataset(
         moved = transforms if augmentation else STILL
         return warped, (labels, mask_targets(maps, moved, known, grid))
 
-    columns = 11 if augmentation and augmentation.grey_range else 8
+    columns = augmentation.columns if augmentation else 8
     signature = (
         tf.TensorSpec((None, size, size, 1), tf.uint8),
         tf.TensorSpec((None, columns), tf.float32),
