@@ -115,6 +115,12 @@ def test_exp5_is_exp6_without_squeeze_and_excite():
     }  # fmt: skip
 
 
+def test_a_backbone_that_multiplies_takes_the_attention_head():
+    keras.backend.clear_session()  # Keras counts from multiply_1, as the head does
+    model = build.build_model(small(backbone="mobilenetv3small", alpha=1, head="attention"), 2)
+    assert model.get_layer("multiply_1").input[1].shape[-1] == 1
+
+
 def test_no_two_dropouts_drop_the_same_units():
     networks = [
         build.build_model(small(head="attention", dropout=[0.1] * 5, seed=seed), 14)

@@ -42,6 +42,9 @@ def build_backbone(network: Network, size: int | None) -> tuple[keras.KerasTenso
     radiograph = keras.Input((size, size, 1), name="radiograph")
     x = layers.Concatenate(name="three_channels")([radiograph] * 3)
     backbone = _load_backbone(network, _scaling(network)(x))
+    for operation in backbone.operations:
+        if operation.name.startswith("multiply"):  # Keras's numbers; the heads' are the report's
+            operation.name = f"backbone_{operation.name}"
     return backbone.input, backbone
 
 
