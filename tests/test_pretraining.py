@@ -188,7 +188,7 @@ def test_every_target_can_be_learned():
         ({"seed": 2**32}, "seed = 4294967296: .* less than or equal to 4294967295"),
         ({"image_size": 32 * 10**6}, "image_size = 32000000: .* less than or equal to 4096"),
         ({"batch_size": 10**12, "images": 10**13}, "batch_size = 10+: .* less than or equal"),
-        ({"backbone": "resnet"}, "backbone is 'resnet'; give one of: densenet121"),
+        ({"backbone": "resnet"}, "backbone is 'resnet'; give one of: .*densenet121"),
     ],
 )
 def test_a_recipe_that_cannot_be_trained_is_one_sentence(changes, sentence):
