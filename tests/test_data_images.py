@@ -487,3 +487,9 @@ def test_what_can_be_shown_of_a_damaged_file_is_shown(tmp_path):
     path.write_bytes(b"no image")
     assert look_at(path) is None
     assert look_at(tmp_path) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are made on Unix")
+def test_a_pipe_is_not_looked_at(tmp_path):
+    os.mkfifo(tmp_path / "image.png")
+    assert look_at(tmp_path / "image.png") is None

@@ -147,12 +147,14 @@ def look_at(path: Path | str) -> np.ndarray | None:
     """What can be shown of a file, faulty or not; never what a network is given.
 
     Returns:
-        (H, W) uint8, black where a truncated file ends; None if nothing can be decoded.
+        (H, W) uint8, black where a truncated file ends; None if nothing can be shown. Only a file
+        that `read_image` found to be of a bounded size is decoded again.
     """
     try:
         return read_image(path)
-    except ImageFault:
-        pass
+    except ImageFault as fault:
+        if fault.kind not in ("truncated", "too-small", "uniform"):
+            return None
     as_before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
