@@ -38,7 +38,7 @@ def removals(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
     Removals that would change nothing of this experiment are left out.
     """
-    side = round(experiment.image_size * 7 / 12 / 32) * 32  # 224 of the 384 of best_fracatlas
+    side = round(experiment.image_size * 7 / 12 / 32) * 32  # 192 of the 320 of best_fracatlas
     parts: dict[str, dict[str, Any]] = {
         "random weights": {
             "weights": "none",

@@ -88,11 +88,12 @@ def test_image_sizes_leaves_out_what_was_not_read():
 
 def test_the_sheet_of_files_shows_pictures_or_says_what_is_wrong():
     image = np.full((4, 6), 200, np.uint8)
-    fig = plotting.file_sheet([("inverted", image, "bright"), ("missing", None, "no such file")])
+    examples = [("inverted", image, "bright"), ("missing", None, "no such file"), ("odd", None, "")]
+    fig = plotting.file_sheet(examples)
     shown = [ax for ax in fig.axes if ax.get_title("center")]
-    assert [ax.get_title("center") for ax in shown] == ["inverted", "missing"]
-    assert [len(ax.images) for ax in shown] == [1, 0]
-    assert shown[1].texts[0].get_text() == "no such file"
+    assert [ax.get_title("center") for ax in shown] == ["inverted", "missing", "odd"]
+    assert [len(ax.images) for ax in shown] == [1, 0, 0]
+    assert [ax.texts[0].get_text() for ax in shown[1:]] == ["no such file", "no picture"]
     assert "missing: no such file" in plotting.alt_text(fig)
     assert "nothing was odd" in [
         t.get_text() for ax in plotting.file_sheet([]).axes for t in ax.texts

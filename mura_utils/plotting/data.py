@@ -47,6 +47,7 @@ def file_sheet(examples: Sequence[tuple[str, np.ndarray | None, str]]) -> Figure
     rows = max(1, -(-len(examples) // columns))
     fig = new_figure(1.95 * rows + 0.3, "What each kind looks like")
     panels = add_panels(fig, rows, columns)
+    examples = [(kind, image, detail or "no picture") for kind, image, detail in examples]
     for ax, (kind, image, detail) in zip(panels, examples, strict=False):
         if image is None:
             ax.text(0.5, 0.5, fill(shorten(detail, 100), 19), ha="center", va="center", fontsize=7)

@@ -37,7 +37,7 @@ _MAGMA = colormaps["magma"](np.linspace(0, 1, 256))
 
 HEAT = ListedColormap(np.column_stack([_MAGMA[:, :3], np.linspace(0, 0.85, 256)]))
 
-_COLOURS_OF_A_DRAWING = 1 << 14  # at most; radiographs have more
+_COLORS_OF_A_DRAWING = 1 << 14  # at most; radiographs have more
 
 P = ParamSpec("P")
 
@@ -67,7 +67,7 @@ def to_png(fig: Figure) -> bytes:
 
 def _with_palette(image: Image.Image) -> Image.Image:
     colors = image.convert("RGB")
-    if colors.getcolors(_COLOURS_OF_A_DRAWING) is not None:
+    if colors.getcolors(_COLORS_OF_A_DRAWING) is not None:
         return colors
     few = colors.quantize(256)
     dithered = colors.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG)

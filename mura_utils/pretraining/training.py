@@ -3,7 +3,7 @@
 Phantoms are unlimited and free of licenses, so that a backbone can be trained on images that are
 never repeated (formula-driven pre-training: Kataoka et al. 2020, "Pre-training without Natural
 Images"). It learns several things at once: the body part, the abnormality, and at three depths of
-the network where the abnormality is, which makes for features that localise.
+the network where the abnormality is, which makes for features that localize.
 
 Written against Keras 3 and NumPy: it runs on any Keras backend.
 """

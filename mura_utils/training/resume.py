@@ -86,7 +86,7 @@ class Checkpoint(keras.callbacks.Callback, TrainingState):
         self.restore(self.network)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Note the epoch's values; keep its weights if they are best; write a checkpoint if due."""
+        """Note the values, copy the weights if they are to be kept, write a checkpoint if due."""
         self.rows.append({name: float(value) for name, value in logs.items()})
         previous, self.kept_epoch = self.kept_epoch, self._to_keep()
         self.model.stop_training |= self.diverged
