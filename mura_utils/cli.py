@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ app.add_typer(data_app, name="data")
 def run(
     experiment: Annotated[str, typer.Argument(help="a YAML file, or its name in experiments/")],
     parameter: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer reads it on Python 3.10
+        list[str] | None,
         typer.Option("-p", "--parameter", metavar="key=value", help="replaces the file's value"),
     ] = None,
     name: Annotated[str, typer.Option(help="the run's folder in runs/")] = "",
@@ -57,11 +57,11 @@ def run(
 def sweep(
     experiments: Annotated[list[str], typer.Argument(help="YAML files, or names in experiments/")],
     parameter: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer reads it on Python 3.10
+        list[str] | None,
         typer.Option("-p", "--parameter", metavar="key=value", help="replaces the files' values"),
     ] = None,
     seeds: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="run each with the seeds 0 to n-1, as NAME-seed0 …", min=1),
     ] = None,
     start: Annotated[
@@ -73,15 +73,15 @@ def sweep(
     stop: Annotated[str, typer.Option("--to", help="last notebook, e.g. 06")] = "07",
     use_ray: Annotated[bool, typer.Option("--ray", help="several at a time, with Ray")] = False,
     address: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="a running Ray cluster; project, data, runs and caches must be shared"),
     ] = None,
     cpus: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="with Ray: CPUs of each run", min=1, show_default="1"),
     ] = None,
     gpus: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="with Ray: GPUs of each run", min=0, show_default="0"),
     ] = None,
 ) -> None:
@@ -115,7 +115,7 @@ def sweep(
 def compare(
     runs: Annotated[list[str], typer.Argument(help="folders of runs, or names in runs/")],
     csv: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(metavar="FILE", help="also write every number there"),
     ] = None,
 ) -> None:
@@ -254,7 +254,7 @@ def pretrain(
     batch_size: Annotated[int, typer.Option(help="a multiple of 4")] = 16,
     seed: Annotated[int, typer.Option(help="of initialization and phantoms", min=0)] = 0,
     minutes: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(help="stop after so long; the same command goes on", show_default=False),
     ] = None,
     workers: Annotated[int, typer.Option(help="processes that draw phantoms", min=1)] = 1,
@@ -276,7 +276,7 @@ def pretrain(
 @app.command()
 def cache(
     prune: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(metavar="DAYS", help="remove what was not used for so long; 0: all", min=0),
     ] = None,
 ) -> None:

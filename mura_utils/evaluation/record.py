@@ -49,18 +49,30 @@ def constant_answer(
     }
 
 
+SCHEMA = 2
+"""Version of metrics.json; it grows when a key changes its meaning or is gone (docs/metrics.md)."""
+
+
 def metrics_record(
-    source: str, metrics: Mapping[str, Any], constant: Mapping[str, Any]
+    source: str, metrics: Mapping[str, Any], constant: Mapping[str, Any], **sections: Any
 ) -> dict[str, Any]:
-    """The content of metrics.json.
+    """The content of metrics.json, whose keys docs/metrics.md describes.
 
     Args:
         source: of the images, as the manifest names it.
         metrics: as returned by `evaluate` for the test split.
         constant: as returned by `constant_answer`.
+        sections: more of what notebook 06 found, each under its own key, such as ``calibration``.
 
     Example:
         >>> metrics_record("mura", {"threshold": 0.5}, {"label": "Normal-WRIST"})["split"]
         'test'
     """
-    return {"source": source, "split": "test", **metrics, "constant_answer": dict(constant)}
+    return {
+        "schema": SCHEMA,
+        "source": source,
+        "split": "test",
+        **metrics,
+        "constant_answer": dict(constant),
+        **sections,
+    }

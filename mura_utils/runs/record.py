@@ -11,7 +11,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def begin(folder: Path, experiment: Experiment, notebook: str) -> None:
 
 def write_completed(folder: Path, names: list[str]) -> None:
     """Record which notebooks are complete."""
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(folder / "state.json", {"completed": names, "changed": now})
 
 
