@@ -22,7 +22,7 @@ from _common import options, run, say, say_head, say_row
 
 from mura_utils.errors import UserError
 from mura_utils.evaluation.ablation import ablation_table, metric_samples, summarize
-from mura_utils.evaluation.metrics import operating_point
+from mura_utils.evaluation.operating_points import operating_point
 from mura_utils.experiments import Experiment, load_experiment, parse_assignment
 from mura_utils.labels import p_abnormal
 from mura_utils.paths import REPOSITORY, read_table, runs_dir, write_csv
@@ -79,7 +79,8 @@ def samples_of(folder: Path, specificity: float, bootstrap: int) -> pd.DataFrame
     """A run's metrics on its test images, at the threshold that its validation images give."""
     predictions = read_table(folder / "predictions.csv")
     validation = predictions[predictions["split"] == "validation"]
-    threshold = operating_point(validation["abnormality"], p_abnormal(validation), specificity)
+    p = p_abnormal(validation)
+    threshold = operating_point(validation["abnormality"], p, "specificity", specificity)
     return metric_samples(predictions[predictions["split"] == "test"], threshold, bootstrap)
 
 

@@ -33,8 +33,9 @@ from mura_utils.data.manifest import admit, scan
 from mura_utils.data.sources import open_source
 from mura_utils.data.splits import split
 from mura_utils.errors import UserError
+from mura_utils.evaluation.binary import binary_measure
 from mura_utils.evaluation.intervals import Measure, Weights, draw_patients, resampled
-from mura_utils.evaluation.metrics import binary_measure, class_measure
+from mura_utils.evaluation.metrics import class_measure
 from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.labels import p_abnormal
 from mura_utils.network.probing import pooled_features

@@ -18,7 +18,7 @@ import pandas as pd
 from _common import options, run, say, say_head, say_row
 
 from mura_utils.errors import UserError
-from mura_utils.evaluation.metrics import evaluate, evaluate_abnormality, operating_point
+from mura_utils.evaluation import evaluate, evaluate_abnormality, operating_point
 from mura_utils.labels import p_abnormal
 from mura_utils.paths import read_table
 from mura_utils.runs.record import find_run, is_tested
@@ -29,7 +29,8 @@ def judge(folder: Path, specificity: float, bootstrap: int) -> dict[str, dict]:
     predictions = read_table(folder / "predictions.csv")
     test = predictions[predictions["split"] == "test"]
     validation = predictions[predictions["split"] == "validation"]
-    threshold = operating_point(validation["abnormality"], p_abnormal(validation), specificity)
+    p = p_abnormal(validation)
+    threshold = operating_point(validation["abnormality"], p, "specificity", specificity)
     binary = evaluate_abnormality(
         test["abnormality"], p_abnormal(test), test["patient"], threshold, bootstrap
     )

@@ -19,8 +19,10 @@ from mura_utils.data.dataset import Images, load_images
 from mura_utils.errors import UserError, naming_damage, shown
 from mura_utils.evaluation import (
     PREDICTION_COLUMNS,
+    choose_operating_point,
     constant_answer,
     evaluate,
+    judge_operating_point,
     metrics_record,
     metrics_table,
     predictions_frame,
@@ -37,6 +39,7 @@ from mura_utils.runs.ensemble import (
 )
 from mura_utils.runs.pipeline import discard
 from mura_utils.runs.record import is_ensemble, is_tested, working_in, write_completed
+from mura_utils.sections import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +55,11 @@ def make_ensemble(
     soup: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Average runs into ``runs/<name>/``: predictions.csv and metrics.json as notebook 06 has them.
+    """Average runs into ``runs/<name>/``, with the files that notebook 06 writes for a run.
 
     All members have the same weight. They may differ in everything but their images, labels and
-    split, and the threshold and number of resamples of notebook 06; so no member has learned from
-    an image that another is tested on.
+    split, and the parameters of notebook 06; so no member has learned from an image that another is
+    tested on.
 
     Args:
         runs: names in ``runs/``, or folders; trained, and tested unless `soup`. One is enough with
@@ -102,11 +105,20 @@ def make_ensemble(
         )
         metrics = evaluate(test, experiment.threshold, experiment.bootstrap)
         constant = constant_answer(manifest, classes, experiment.threshold)
+        point = choose_operating_point(
+            validation,
+            experiment.operating_point,
+            experiment.operating_target,
+            experiment.threshold,
+        )
+        judged = judge_operating_point(test, point, experiment.bootstrap)
         accuracy = float((validation["label"] == validation["predicted"]).mean())
         ensemble = Ensemble(members, soup, flip, accuracy)
         write_csv(temporary / "predictions.csv", predictions)
         source = manifest["source"].iloc[0]
-        write_json(temporary / "metrics.json", metrics_record(source, metrics, constant))
+        write_json(temporary / "operating_point.json", point)
+        described = metrics_record(source, metrics, constant, operating_point=judged)
+        write_json(temporary / "metrics.json", described)
         write_ensemble(temporary, ensemble)
         write_completed(temporary, [])
         require_members(folder.name, ensemble)  # unless a training of one ended meanwhile
@@ -165,7 +177,7 @@ def _common_evaluation(members: Sequence[Member]) -> Any:
     """The parameters of notebook 06 that all members ran with."""
     first, *others = members
     for other in others:
-        for parameter in ("threshold", "bootstrap"):
+        for parameter in Evaluation.model_fields:
             ours, theirs = (getattr(one.experiment, parameter) for one in (first, other))
             if ours != theirs:
                 raise UserError(

@@ -348,8 +348,16 @@ class Evaluation(Section):
     threshold: Number = _parameter(
         0.5, "06", "a study is abnormal above this probability", ge=0, le=1
     )
+    operating_point: Annotated[
+        Literal["threshold", "youden", "sensitivity", "specificity"], AnyCase
+    ] = _parameter(
+        "specificity", "06", "the rule that chooses a second threshold, on validation studies"
+    )
+    operating_target: Number = _parameter(
+        0.9, "06", "what the rules sensitivity and specificity reach on validation", gt=0, le=1
+    )
     bootstrap: int = _parameter(
-        1000, "06", "patient-level resamples behind the intervals, in memory", ge=100, le=100_000
+        2000, "06", "patient-level resamples behind the intervals, in memory", ge=100, le=100_000
     )
 
 

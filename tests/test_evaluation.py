@@ -4,11 +4,13 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from planted import binary_by_sklearn
 from sklearn import metrics as sk
 
 from mura_utils import evaluation, report
 from mura_utils.errors import UserError
 from mura_utils.labels import body_part, p_abnormal
+from mura_utils.paths import read_table, write_csv
 
 PARTS = ("ELBOW", "HAND", "WRIST")
 CLASSES = sorted(f"{a}-{part}" for a in ("Abnormal", "Normal") for part in PARTS)
@@ -60,17 +62,6 @@ def metrics(predictions):
 
 def values(level: dict) -> dict:
     return {name: interval["value"] for name, interval in level.items()}
-
-
-def binary_by_sklearn(abnormality, p) -> dict:
-    true, predicted = abnormality == "Abnormal", p > 0.5
-    return {
-        "accuracy": sk.accuracy_score(true, predicted),
-        "kappa": sk.cohen_kappa_score(true, predicted),
-        "auroc": sk.roc_auc_score(true, p),
-        "sensitivity": sk.recall_score(true, predicted),
-        "specificity": sk.recall_score(~true, ~predicted),
-    }
 
 
 # --- predictions --------------------------------------------------------------------------------
@@ -143,9 +134,64 @@ def test_binary_metrics_equal_sklearn_per_image_and_per_study(predictions, metri
     studies = evaluation.study_predictions(predictions)
     image = binary_by_sklearn(predictions["abnormality"], p_abnormal(predictions))
     study = binary_by_sklearn(studies["abnormality"], studies["p_abnormal"])
-    assert values(metrics["binary_image"]) == pytest.approx(image)
-    assert values(metrics["binary_study"]) == pytest.approx(study)
+    given = predictions.apply(p_abnormal_of_the_true_part, axis=1)
+    given_part = binary_by_sklearn(
+        studies["abnormality"], given.groupby(predictions["study"]).mean()
+    )
+    assert values(metrics["binary_image"]) == pytest.approx(image, abs=1e-9)
+    assert values(metrics["binary_study"]) == pytest.approx(study, abs=1e-9)
+    assert values(metrics["binary_study_given_part"]) == pytest.approx(given_part, abs=1e-9)
     assert image["kappa"] != pytest.approx(study["kappa"])
+    assert given_part["auroc"] > study["auroc"]
+
+
+def p_abnormal_of_the_true_part(row) -> float:
+    abnormal, normal = (row[f"p:{kind}-{row['body_part']}"] for kind in ("Abnormal", "Normal"))
+    return abnormal / (abnormal + normal)
+
+
+def test_a_part_that_is_ruled_out_is_counted_and_gives_no_evidence(predictions):
+    frame = predictions.head(3).copy()
+    frame[[f"p:{kind}-{frame['body_part'][0]}" for kind in ("Abnormal", "Normal")]] = 0.0
+    given = evaluation.p_abnormal_given_part(frame)
+    assert given.isna().tolist() == (frame["body_part"] == frame["body_part"][0]).tolist()
+    metrics = evaluation.evaluate(frame, threshold=0.4, bootstrap=0)
+    assert metrics["counts"]["part_ruled_out"] == given.isna().sum() > 0
+    alone = frame[given.isna()]
+    judged = evaluation.evaluate(alone, threshold=0.4, bootstrap=0)["binary_study_given_part"]
+    assert judged["accuracy"]["value"] == (alone["abnormality"].iloc[0] == "Abnormal")
+
+
+def test_each_body_part_is_judged_as_if_it_were_alone(predictions, metrics):
+    studies = evaluation.study_predictions(predictions)
+    assert list(metrics["by_body_part"]) == list(PARTS)
+    for part, found in metrics["by_body_part"].items():
+        rows = studies[studies["body_part"] == part]
+        expected = binary_by_sklearn(rows["abnormality"], rows["p_abnormal"])
+        assert found["counts"] == {
+            "studies": len(rows),
+            "abnormal": (rows["abnormality"] == "Abnormal").sum(),
+            "patients": rows["patient"].nunique(),
+        }
+        for name in ("auroc", "sensitivity", "specificity", "kappa"):
+            assert found[name]["value"] == pytest.approx(expected[name])
+            assert found[name]["low"] < found[name]["value"] < found[name]["high"]
+
+
+def test_the_rules_that_make_a_study_of_its_views(predictions, metrics):
+    views = p_abnormal(predictions).groupby(predictions["study"])
+    by_hand = {
+        "mean": views.apply(np.mean),
+        "maximum": views.apply(np.max),
+        "noisy_or": views.apply(lambda p: 1 - np.prod(1 - p)),
+    }
+    abnormality = predictions.groupby("study")["abnormality"].first()
+    assert list(metrics["study_rules"]) == list(by_hand)
+    for rule, p in by_hand.items():
+        expected = binary_by_sklearn(abnormality, p)
+        found = values(metrics["study_rules"][rule])
+        assert found == pytest.approx({name: expected[name] for name in found})
+    assert metrics["study_rules"]["mean"]["auroc"] == metrics["binary_study"]["auroc"]
 
 
 def test_body_part_accuracy_ignores_the_abnormality(predictions, metrics):
@@ -175,28 +221,6 @@ def test_threshold_moves_sensitivity_against_specificity(predictions):
     assert low["sensitivity"]["value"] > high["sensitivity"]["value"]
     assert low["specificity"]["value"] < high["specificity"]["value"]
     assert low["auroc"]["value"] == high["auroc"]["value"]
-
-
-@pytest.mark.parametrize("specificity", [0.05, 0.5, 0.9, 1.0])
-def test_the_operating_point_is_the_lowest_threshold_with_that_specificity(
-    predictions, specificity
-):
-    truth, p = predictions["abnormality"], p_abnormal(predictions)
-    chosen = evaluation.operating_point(truth, p, specificity)
-
-    def reached(threshold: float) -> float:
-        return evaluation.evaluate_abnormality(
-            truth, p, predictions["patient"], threshold, bootstrap=0
-        )["specificity"]["value"]
-
-    lower = p[p < chosen]
-    assert reached(chosen) >= specificity
-    assert lower.empty or reached(lower.max()) < specificity
-
-
-def test_without_normal_rows_no_threshold_is_offered(predictions):
-    abnormal = predictions[predictions["abnormality"] == "Abnormal"]
-    assert evaluation.operating_point(abnormal["abnormality"], p_abnormal(abnormal)) == np.inf
 
 
 # --- intervals ----------------------------------------------------------------------------------
@@ -245,9 +269,9 @@ def test_a_seed_gives_the_same_numbers_and_json(predictions, metrics):
 
 
 def test_predictions_survive_csv(predictions, metrics, tmp_path):
-    predictions.to_csv(tmp_path / "predictions.csv", index=False)
-    again = evaluation.evaluate(pd.read_csv(tmp_path / "predictions.csv"), bootstrap=200)
-    assert again["binary_study"] == metrics["binary_study"]
+    write_csv(tmp_path / "predictions.csv", predictions)
+    again = evaluation.evaluate(read_table(tmp_path / "predictions.csv"), bootstrap=200)
+    assert again == metrics
 
 
 # --- odd data -----------------------------------------------------------------------------------
@@ -307,7 +331,7 @@ def test_no_rows_is_one_sentence(predictions):
 
 def test_metrics_table_keeps_the_levels_apart(metrics):
     table = evaluation.metrics_table(metrics)
-    assert list(table.columns) == ["level", "metric", "value", "low", "high"]
+    assert list(table.columns) == ["level", "metric", "value", "low", "high", "interval"]
     kappas = table[table["metric"] == "kappa"]
     assert list(kappas["level"]) == list(evaluation.LEVELS.values())
 

@@ -27,7 +27,7 @@ from mura_utils.data.manifest import admit
 from mura_utils.data.pca import compare_pca, sample_per_class
 from mura_utils.data.splits import split
 from mura_utils.errors import UserError
-from mura_utils.evaluation.metrics import evaluate, evaluate_abnormality
+from mura_utils.evaluation import choose_operating_point, evaluate, evaluate_abnormality
 from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.experiments import (
     Experiment,
@@ -214,6 +214,9 @@ def judge(experiment: Experiment, chosen: pd.DataFrame) -> None:
     frame = predictions_frame(test, classes, uniform)
     metrics = evaluate(frame, experiment.threshold, experiment.bootstrap)
     assert metrics["bootstrap"]["resamples"] == experiment.bootstrap
+    rule, target = experiment.operating_point, experiment.operating_target
+    point = choose_operating_point(frame, rule, target, experiment.threshold)
+    assert np.isfinite(point["threshold"])
 
 
 def record(experiment: Experiment, folder) -> None:

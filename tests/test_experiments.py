@@ -86,6 +86,7 @@ NUMBERS = {
     "view_seed": (-1, 2**32),
     "steps_per_execution": (0, 10_001),
     "threshold": (-1e-9, 1.1),
+    "operating_target": (0, 1.1),
     "bootstrap": (99, 100_001),
     "scored_images": (1, 10_001),
 }
@@ -103,7 +104,7 @@ def test_what_lies_outside_the_bounds_is_refused(name, value):
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 10**400, True, "3"])
 def test_numbers_are_finite_and_no_text(value):
     named = [name for name, field in Experiment.model_fields.items() if field.annotation is float]
-    assert len(named) == 19
+    assert len(named) == 20
     for name in [*named, "epochs", "seed"]:
         with pytest.raises(UserError, match=f"^test: {name} = "):
             validate_parameters({name: value}, "test")

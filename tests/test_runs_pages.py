@@ -189,7 +189,10 @@ def test_a_report_links_its_notebooks_figures_and_numbers(make):
     assert "epochs3" in first.text and "seed: 0" in first.text
     assert first.all("img") == [{"src": "figures/loss_curve.png", "alt": ALT}]
     assert "loss curve, from 05_modeling" in first.text
-    assert "06 · What & why?writes predictions.csv, metrics.json, figures/" in first.text
+    assert (
+        "06 · What & why?writes predictions.csv, metrics.json, operating_point.json, figures/"
+        in first.text
+    )
 
 
 def test_the_command_prints_the_page_and_the_remarks(make):

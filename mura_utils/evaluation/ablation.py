@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mura_utils.evaluation.binary import binary_measure
 from mura_utils.evaluation.intervals import draw_patients
-from mura_utils.evaluation.metrics import binary_measure, class_measure
+from mura_utils.evaluation.metrics import class_measure
 from mura_utils.labels import classes_of, p_abnormal, probabilities_of
 
 COLUMNS = (

@@ -1,16 +1,19 @@
-"""What a model scores, at four levels that are never mixed, with intervals over patients."""
+"""What a model scores, at five levels that are never mixed, with intervals over patients."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
 from sklearn.metrics import auc, roc_curve
 
 from mura_utils.errors import UserError
+from mura_utils.evaluation.binary import binary_metrics
+from mura_utils.evaluation.confusion import cohen_kappa, confusion_matrices, ratio
 from mura_utils.evaluation.intervals import (
+    RESAMPLES,
     Measure,
     Weights,
     draw_patients,
@@ -19,44 +22,46 @@ from mura_utils.evaluation.intervals import (
 )
 from mura_utils.evaluation.predictions import (
     PREDICTION_COLUMNS,
+    STUDY_RULES,
+    p_abnormal_given_part,
     p_body_part,
     require_columns,
     study_predictions,
 )
-from mura_utils.labels import (
-    ABNORMAL,
-    NORMAL,
-    body_part,
-    classes_of,
-    p_abnormal,
-    probabilities_of,
-)
+from mura_utils.labels import ABNORMAL, body_part, classes_of, p_abnormal, probabilities_of
 
 LEVELS = {
     "image": "all classes, per image",
     "body_part": "body part, per image",
     "binary_image": "binary, per image",
     "binary_study": "binary, per study",
+    "binary_study_given_part": "binary, per study, body part given",
 }
 """Keys of `evaluate` that hold metrics, and what one observation is in each."""
+
+_OF_PARTS = ("auroc", "sensitivity", "specificity", "kappa")
+_OF_RULES = ("auroc", "auprc", "sensitivity", "specificity")
 
 _CURVE_POINTS = 200  # per ROC curve in metrics.json; areas are computed before thinning
 
 
 def evaluate(
-    predictions: pd.DataFrame, threshold: float = 0.5, bootstrap: int = 1000, seed: int = 0
+    predictions: pd.DataFrame, threshold: float = 0.5, bootstrap: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
-    """Compute every metric of notebook 06; the same input and seed give the same numbers.
+    """Compute the metrics of notebook 06; the same input and seed give the same numbers.
 
     A metric is ``{"value", "low", "high", "undefined"}``: low and high are the percentiles 2.5 and
     97.5 over `bootstrap` resamples of the patients, drawn with replacement. A resample in which
     the metric does not exist (AUROC, sensitivity or specificity without both kinds of images, kappa
     with a single kind) is left out of that interval and counted in ``undefined``. What does not
-    exist is None, never NaN, so that the whole is JSON.
+    exist is None, never NaN, so that the whole is JSON. Where nothing is missed, or nothing found,
+    the bootstrap cannot move: ``interval`` then says what stands in for it, see
+    `intervals.resampled`.
 
     Macro averages, and balanced accuracy, which equals the macro recall, run over the classes that
     have images. A class with images that is never predicted has precision 0. Log loss is in nats,
-    with probabilities cut at 1e-7 as in Keras' loss.
+    with probabilities cut at 1e-7 as in Keras' loss. The binary metrics are those of
+    `binary.binary_measure`.
 
     Args:
         predictions: the rows to evaluate, from `predictions_frame` or predictions.csv.
@@ -65,11 +70,17 @@ def evaluate(
         seed: of the resampling.
 
     Returns:
-        - ``image``: accuracy, kappa, balanced_accuracy, macro_ and weighted_ precision, recall
-          and f1, log_loss over all classes; ``body_part``: accuracy, kappa; ``binary_image`` and
-          ``binary_study``: accuracy, kappa, auroc, sensitivity, specificity.
-        - ``counts``: images, studies, patients; ``classes``: records of label, precision, recall,
-          f1, auc, support and predicted (both images); ``classes_without_images``: labels.
+        What docs/metrics.md describes:
+
+        - ``image`` and ``body_part``: accuracy, kappa, balanced_accuracy, macro_ and weighted_
+          precision, recall and f1, log_loss; ``binary_image``, ``binary_study`` and
+          ``binary_study_given_part``: the binary metrics.
+        - ``by_body_part``: of each part ``counts`` and some metrics per study; ``study_rules``: of
+          each rule of `STUDY_RULES` some metrics per study.
+        - ``counts``: images, studies, patients, and part_ruled_out: images whose true body part the
+          model gives the probability 0. P(abnormal | the part) is 0.5 for these.
+        - ``classes``: records of label, precision, recall, f1, auc, support and predicted (both
+          images); ``classes_without_images``: labels.
         - ``confusion``: ``labels`` and ``counts`` (rows true, columns predicted).
         - ``roc``: ``classes`` (label -> curve, one against the rest), ``micro``, ``macro``; a curve
           is ``{"fpr", "tpr", "auc"}`` with at most 200 points, or None.
@@ -87,8 +98,9 @@ def evaluate(
         >>> rows["label"] = rows["predicted"] = rows["abnormality"] + "-HAND"
         >>> rows["p:Abnormal-HAND"] = [0.75, 0.25, 1, 0]
         >>> rows["p:Normal-HAND"] = 1 - rows["p:Abnormal-HAND"]
-        >>> evaluate(rows, bootstrap=10)["image"]["accuracy"]
-        {'value': 1.0, 'low': 1.0, 'high': 1.0, 'undefined': 0}
+        >>> accuracy = evaluate(rows, bootstrap=10)["image"]["accuracy"]
+        >>> accuracy["value"], round(accuracy["low"], 3), accuracy["interval"]
+        (1.0, 0.342, 'wilson')
     """
     require_columns(predictions, (*PREDICTION_COLUMNS, "predicted"))
     classes = classes_of(predictions)
@@ -96,38 +108,50 @@ def evaluate(
         raise UserError(
             "There are no predictions to evaluate: run 06_evaluation on a split that has images."
         )
-    studies = study_predictions(predictions)
     true = pd.Index(classes).get_indexer(predictions["label"])
     predicted = pd.Index(classes).get_indexer(predictions["predicted"])
     probabilities = probabilities_of(predictions).to_numpy()
+    parts = p_body_part(predictions)
+    true_part = np.array([parts.columns.get_loc(body_part(label)) for label in classes])[true]
+    given_part = p_abnormal_given_part(predictions)
+    images = predictions.assign(p_abnormal=p_abnormal(predictions))
+    by_rule = {rule: study_predictions(predictions, rule) for rule in STUDY_RULES}
+    studies = by_rule["mean"]
 
     patients, draws = draw_patients(predictions["patient"], bootstrap, seed)
+    patient_of = patients.get_indexer(predictions["patient"])
 
-    def with_intervals(measure: Measure, rows: pd.DataFrame) -> dict[str, dict]:
-        return resampled(measure, draws, patients.get_indexer(rows["patient"]))
+    def over_classes(
+        true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray
+    ) -> dict[str, dict]:
+        measure = class_measure(true, predicted, probabilities)
+        everything = [np.ones(len(true), bool)]
+        shares = {"accuracy": everything, "weighted_recall": everything}
+        return resampled(measure, draws, patient_of, shares)
 
-    parts = p_body_part(predictions)
-    part_of = np.array([parts.columns.get_loc(body_part(label)) for label in classes])
-    confusion = _confusion(true, predicted, len(classes), np.ones((1, len(true))))[0]
+    def binary(rows: pd.DataFrame) -> dict[str, dict]:
+        own = patients.get_indexer(rows["patient"])
+        return binary_metrics(rows["abnormality"], rows["p_abnormal"], threshold, draws, own)
+
+    confusion = confusion_matrices(true, predicted, len(classes), np.ones((1, len(true))))[0]
     roc = _roc(true, probabilities, classes)
     return {
         "counts": {
             "images": len(predictions),
             "studies": len(studies),
             "patients": len(patients),
+            "part_ruled_out": int(given_part.isna().sum()),
         },
-        "image": with_intervals(class_measure(true, predicted, probabilities), predictions),
-        "body_part": with_intervals(
-            _label_measure(part_of[true], parts.to_numpy().argmax(axis=1), parts.shape[1]),
-            predictions,
-        ),
-        "binary_image": with_intervals(
-            binary_measure(predictions["abnormality"], p_abnormal(predictions), threshold),
-            predictions,
-        ),
-        "binary_study": with_intervals(
-            binary_measure(studies["abnormality"], studies["p_abnormal"], threshold), studies
-        ),
+        "image": over_classes(true, predicted, probabilities),
+        "body_part": over_classes(true_part, parts.to_numpy().argmax(axis=1), parts.to_numpy()),
+        "binary_image": binary(images),
+        "binary_study": binary(studies),
+        "binary_study_given_part": binary(study_predictions(predictions, p=given_part.fillna(0.5))),
+        "by_body_part": {
+            part: {"counts": _study_counts(rows), **_some(binary(rows), _OF_PARTS)}
+            for part, rows in studies.groupby("body_part")
+        },
+        "study_rules": {rule: _some(binary(rows), _OF_RULES) for rule, rows in by_rule.items()},
         "classes": _class_table(confusion, classes, roc["classes"]),
         "classes_without_images": [
             label for label, count in zip(classes, confusion.sum(axis=1), strict=True) if not count
@@ -139,55 +163,16 @@ def evaluate(
     }
 
 
-def evaluate_abnormality(
-    abnormality: pd.Series,
-    p: np.ndarray,
-    patients: pd.Series,
-    threshold: float = 0.5,
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> dict[str, dict]:
-    """The metrics ``binary_image`` of `evaluate`, for anything that gives P(abnormal).
-
-    Args:
-        abnormality: Normal or Abnormal, one an image.
-        p: (N,) probability of abnormal, or any score that grows with it.
-        patients: whose image it is.
-        threshold: abnormal is `p` above it.
-        bootstrap: resamples of the patients.
-        seed: of the resampling.
-
-    Example:
-        >>> truth = pd.Series(["Abnormal", "Normal", "Normal"])
-        >>> metrics = evaluate_abnormality(truth, np.array([0.9, 0.2, 0.6]), pd.Series([*"123"]))
-        >>> metrics["specificity"]["value"]
-        0.5
-    """
-    known, draws = draw_patients(patients, bootstrap, seed)
-    measure = binary_measure(abnormality, pd.Series(p), threshold)
-    return resampled(measure, draws, known.get_indexer(patients))
+def _some(metrics: Mapping[str, dict], names: Sequence[str]) -> dict[str, dict]:
+    return {name: metrics[name] for name in names}
 
 
-def operating_point(abnormality: pd.Series, p: pd.Series, specificity: float = 0.9) -> float:
-    """The lowest threshold at which at least this share of the normal rows is called normal.
-
-    Choose it on validation, never on the rows that are to be judged by it.
-
-    Args:
-        abnormality: Normal or Abnormal, one an image or study.
-        p: (N,) probability of abnormal; abnormal is `p` above the threshold.
-        specificity: the share, above 0 and at most 1.
-
-    Returns:
-        A value of `p`, or inf where there are no normal rows to choose by.
-
-    Example:
-        >>> truth = pd.Series(["Normal"] * 4 + ["Abnormal"])
-        >>> operating_point(truth, pd.Series([0.1, 0.2, 0.3, 0.8, 0.6]), specificity=0.75)
-        0.3
-    """
-    normal = np.asarray(p, float)[(abnormality == NORMAL).to_numpy()]
-    return float(np.quantile(normal, specificity, method="inverted_cdf")) if len(normal) else np.inf
+def _study_counts(studies: pd.DataFrame) -> dict[str, int]:
+    return {
+        "studies": len(studies),
+        "abnormal": int((studies["abnormality"] == ABNORMAL).sum()),
+        "patients": studies["patient"].nunique(),
+    }
 
 
 def class_measure(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> Measure:
@@ -202,7 +187,7 @@ def class_measure(true: np.ndarray, predicted: np.ndarray, probabilities: np.nda
     count = probabilities.shape[1]
 
     def measure(weights: Weights) -> dict[str, np.ndarray]:
-        confusion = _confusion(true, predicted, count, weights)
+        confusion = confusion_matrices(true, predicted, count, weights)
         correct, support, precision, recall, f1 = _scores(confusion)
         present = support > 0
         averages = {
@@ -212,7 +197,7 @@ def class_measure(true: np.ndarray, predicted: np.ndarray, probabilities: np.nda
         }
         return {
             "accuracy": correct.sum(axis=1) / support.sum(axis=1),
-            "kappa": _kappa(confusion),
+            "kappa": cohen_kappa(confusion),
             "balanced_accuracy": averages["macro_recall"],
             **averages,
             "log_loss": weights @ losses / weights.sum(axis=1),
@@ -221,77 +206,12 @@ def class_measure(true: np.ndarray, predicted: np.ndarray, probabilities: np.nda
     return measure
 
 
-def _label_measure(true: np.ndarray, predicted: np.ndarray, count: int) -> Measure:
-    def measure(weights: Weights) -> dict[str, np.ndarray]:
-        confusion = _confusion(true, predicted, count, weights)
-        accuracy = np.trace(confusion, axis1=1, axis2=2) / weights.sum(axis=1)
-        return {"accuracy": accuracy, "kappa": _kappa(confusion)}
-
-    return measure
-
-
-def binary_measure(abnormality: pd.Series, p: pd.Series, threshold: float) -> Measure:
-    """The metrics ``binary_image`` of `evaluate`, from weights (B, N) to values (B,).
-
-    Args:
-        abnormality: Normal or Abnormal, one an image.
-        p: (N,) probability of abnormal.
-        threshold: abnormal is `p` above it.
-    """
-    true, p = (abnormality == ABNORMAL).to_numpy(int), p.to_numpy(float)
-    predicted = (p > threshold).astype(int)
-    labels = _label_measure(true, predicted, 2)
-
-    def measure(weights: Weights) -> dict[str, np.ndarray]:
-        confusion = _confusion(true, predicted, 2, weights)
-        return {
-            **labels(weights),
-            "auroc": _auroc(true, p, weights),
-            "sensitivity": _ratio(confusion[:, 1, 1], confusion[:, 1].sum(axis=1)),
-            "specificity": _ratio(confusion[:, 0, 0], confusion[:, 0].sum(axis=1)),
-        }
-
-    return measure
-
-
-def _confusion(true: np.ndarray, predicted: np.ndarray, count: int, weights: Weights) -> np.ndarray:
-    """Weighted counts (B, K, K), rows true, columns predicted."""
-    images = np.arange(len(true))
-    cells = csr_array(
-        (np.ones(len(true)), (true * count + predicted, images)), shape=(count**2, len(true))
-    )
-    return (cells @ weights.T).T.reshape(len(weights), count, count)
-
-
 def _scores(confusion: np.ndarray) -> tuple[np.ndarray, ...]:
     """Correct, support, precision, recall, F1, each (B, K); 0 where a denominator is 0."""
     correct = np.diagonal(confusion, axis1=1, axis2=2)
     support, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
-    precision, recall = _ratio(correct, predicted, 0), _ratio(correct, support, 0)
-    return correct, support, precision, recall, _ratio(2 * correct, support + predicted, 0)
-
-
-def _kappa(confusion: np.ndarray) -> np.ndarray:
-    """Cohen's kappa (B,); NaN where truth and prediction are one and the same single class."""
-    total = confusion.sum(axis=(1, 2))
-    observed = np.trace(confusion, axis1=1, axis2=2) / total
-    chance = (confusion.sum(axis=2) * confusion.sum(axis=1)).sum(axis=1) / total**2
-    return _ratio(observed - chance, 1 - chance)
-
-
-def _auroc(true: np.ndarray, p: np.ndarray, weights: Weights) -> np.ndarray:
-    """Weighted area under the ROC curve (B,) as a rank sum, ties count half; NaN without both."""
-    order = np.argsort(p, kind="stable")
-    starts = np.unique(p[order], return_index=True)[1]
-    positive = np.add.reduceat((weights * true)[:, order], starts, axis=1)
-    negative = np.add.reduceat((weights * (1 - true))[:, order], starts, axis=1)
-    beaten = negative.cumsum(axis=1) - negative / 2
-    return _ratio((positive * beaten).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, undefined: float = np.nan) -> np.ndarray:
-    out = np.full(numerator.shape, undefined, float)
-    return np.divide(numerator, denominator, out=out, where=denominator != 0)
+    precision, recall = ratio(correct, predicted, 0), ratio(correct, support, 0)
+    return correct, support, precision, recall, ratio(2 * correct, support + predicted, 0)
 
 
 def _class_table(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from mura_utils.errors import UserError
-from mura_utils.labels import body_part, p_abnormal, probabilities_of, probability_columns
+from mura_utils.evaluation.confusion import ratio
+from mura_utils.labels import (
+    body_part,
+    is_abnormal,
+    p_abnormal,
+    probabilities_of,
+    probability_columns,
+)
 
 PREDICTION_COLUMNS = ("path", "patient", "study", "body_part", "abnormality", "label", "split")
 """Columns of predictions.csv besides ``predicted`` and one ``p:<label>`` a class."""
@@ -73,8 +80,43 @@ def p_body_part(predictions: pd.DataFrame) -> pd.DataFrame:
     return probabilities_of(predictions).T.groupby(body_part).sum().T
 
 
-def study_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
+def p_abnormal_given_part(predictions: pd.DataFrame) -> pd.Series:
+    """P(abnormal | the true body part) of each image, which asks nothing about the body part.
+
+    It is P(abnormal, part) / (P(abnormal, part) + P(normal, part)), with the part of the image's
+    label. NaN where the model gives both of its classes the probability 0.
+
+    Example:
+        >>> row = {"label": "Normal-HAND", "p:Abnormal-HAND": 0.25, "p:Normal-HAND": 0.25}
+        >>> p_abnormal_given_part(pd.DataFrame([row | {"p:Abnormal-WRIST": 0.5}])).tolist()
+        [0.5]
+    """
+    probabilities = probabilities_of(predictions)
+    part_of_class = np.array([body_part(label) for label in probabilities])
+    true_part = predictions["label"].map(body_part).to_numpy(str)
+    of_part = probabilities.to_numpy() * (true_part[:, None] == part_of_class)
+    abnormal = of_part[:, [is_abnormal(label) for label in probabilities]].sum(axis=1)
+    given = ratio(abnormal, of_part.sum(axis=1))
+    return pd.Series(given, predictions.index, name="p_abnormal_given_part")
+
+
+STUDY_RULES: dict[str, Callable[[pd.Series, pd.Series], pd.Series]] = {
+    "mean": lambda p, study: p.groupby(study).mean(),
+    "maximum": lambda p, study: p.groupby(study).max(),
+    "noisy_or": lambda p, study: 1 - (1 - p).groupby(study).prod(),
+}
+"""How the P(abnormal) of its views becomes that of a study; noisy-or: 1 - prod(1 - p)."""
+
+
+def study_predictions(
+    predictions: pd.DataFrame, rule: str = "mean", p: pd.Series | None = None
+) -> pd.DataFrame:
     """One row a study, its P(abnormal) the mean over its views (as the MURA paper does).
+
+    Args:
+        predictions: rows of predictions.csv.
+        rule: one of `STUDY_RULES`.
+        p: of each view; without it `labels.p_abnormal`.
 
     Returns:
         study, patient, body_part, abnormality, views (number of images), p_abnormal.
@@ -83,17 +125,17 @@ def study_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
         >>> views = pd.DataFrame({"path": ["a", "b"], "study": "1/study1", "patient": "1"})
         >>> views = views.assign(body_part="HAND", abnormality="Normal")
         >>> views["p:Abnormal-HAND"] = [0.25, 0.5]
-        >>> study_predictions(views)[["views", "p_abnormal"]].to_dict("records")
-        [{'views': 2, 'p_abnormal': 0.375}]
+        >>> [float(study_predictions(views, rule)["p_abnormal"][0]) for rule in STUDY_RULES]
+        [0.375, 0.5, 0.625]
     """
-    frame = predictions.assign(p_abnormal=p_abnormal(predictions))
-    return frame.groupby("study", as_index=False).agg(
+    studies = predictions.groupby("study").agg(
         patient=("patient", "first"),
         body_part=("body_part", "first"),
         abnormality=("abnormality", "first"),
         views=("path", "size"),
-        p_abnormal=("p_abnormal", "mean"),
     )
+    views = p_abnormal(predictions) if p is None else p
+    return studies.assign(p_abnormal=STUDY_RULES[rule](views, predictions["study"])).reset_index()
 
 
 def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:

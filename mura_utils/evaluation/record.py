@@ -11,7 +11,7 @@ import pandas as pd
 from mura_utils.evaluation.metrics import evaluate
 from mura_utils.evaluation.predictions import predictions_frame
 
-_LEVELS = ("image", "body_part", "binary_study")
+_LEVELS = ("image", "body_part", "binary_image", "binary_study")
 
 
 def constant_answer(
@@ -25,7 +25,8 @@ def constant_answer(
         threshold: abnormal is P(abnormal) above it.
 
     Returns:
-        ``label``, and ``accuracy`` by level: image, body_part, binary_study.
+        ``label``, and ``accuracy`` by level: image, body_part, binary_image,
+        binary_study.
 
     Raises:
         UserError: there are no test images.

@@ -2,28 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mura_utils import report
 from mura_utils.evaluation.metrics import LEVELS
 
 
+def interval_table(groups: Mapping[str, Mapping[str, Any]], of: str) -> pd.DataFrame:
+    """Metrics of several groups as rows, for display and for `plotting`.
+
+    Args:
+        groups: by what a group is called, its metrics; what is no metric, such as counts, is left
+            out.
+        of: the heading of the groups' names.
+
+    Returns:
+        `of`, metric, value, low, high (NaN: none), interval: "bootstrap", "wilson" or "none".
+
+    Example:
+        >>> kappa = {"kappa": {"value": 0.5, "low": 0.25, "high": 0.75}}
+        >>> interval_table({"mean": kappa}, "rule").to_dict("records")[0]["interval"]
+        'bootstrap'
+    """
+    ends = ("value", "low", "high")
+    rows = [
+        {of: group, "metric": name}
+        | {end: interval[end] for end in ends}
+        | {"interval": interval.get("interval", "bootstrap")}
+        for group, metrics in groups.items()
+        for name, interval in metrics.items()
+        if "value" in interval
+    ]
+    table = pd.DataFrame(rows, columns=[of, "metric", *ends, "interval"])
+    return table.astype(dict.fromkeys(ends, float))
+
+
 def metrics_table(metrics: dict[str, Any]) -> pd.DataFrame:
-    """The metrics of `evaluate` as rows: level (text of `LEVELS`), metric, value, low, high.
+    """The metrics of `evaluate` as rows of `interval_table`, by level (text of `LEVELS`).
 
     Example:
         >>> kappa = {"kappa": {"value": 0.5, "low": 0.25, "high": 0.75}}
         >>> metrics_table(dict.fromkeys(LEVELS, kappa))[["metric", "value"]].to_dict("records")[0]
         {'metric': 'kappa', 'value': 0.5}
     """
-    rows = [
-        {"level": text, "metric": name, **{key: interval[key] for key in ("value", "low", "high")}}
-        for level, text in LEVELS.items()
-        for name, interval in metrics[level].items()
-    ]
-    return pd.DataFrame(rows).astype({"value": float, "low": float, "high": float})
+    levels = {text: metrics[level] for level, text in LEVELS.items() if level in metrics}
+    return interval_table(levels, "level")
+
+
+def body_part_table(metrics: dict[str, Any]) -> pd.DataFrame:
+    """The metrics of `evaluate` by body part, per study, and ``all`` of them, as `interval_table`.
+
+    The column body_part holds the studies too, as in "HAND (167, 64 abnormal)".
+    """
+    parts = metrics["by_body_part"]
+    groups = {
+        f"{part} ({found['counts']['studies']:,}, {found['counts']['abnormal']:,} abnormal)": found
+        for part, found in parts.items()
+    }
+    shown = [name for name in next(iter(parts.values())) if name != "counts"]
+    of_all = {name: metrics["binary_study"][name] for name in shown}
+    return interval_table(groups | {"all": of_all}, "body_part")
+
+
+def side_by_side(table: pd.DataFrame, of: str, metrics_down: bool = True) -> pd.DataFrame:
+    """An `interval_table` as text, one column a group: "0.812 [0.740, 0.871]".
+
+    An interval of Wilson's is marked "W". A cell is empty where the group has no such metric.
+
+    Args:
+        table: as returned by `interval_table`.
+        of: the heading of its groups' names.
+        metrics_down: one row a metric and one column a group; false: the other way round.
+
+    Example:
+        >>> kappa = {"kappa": {"value": 0.5, "low": 0.25, "high": 0.75}}
+        >>> side_by_side(interval_table({"mean": kappa}, "rule"), "rule").loc["kappa", "mean"]
+        '0.500 [0.250, 0.750]'
+    """
+    texts = [_text(row.value, row.low, row.high, row.interval) for row in table.itertuples()]
+    names = ("metric", of) if metrics_down else (of, "metric")
+    wide = table.assign(text=texts).pivot(index=names[0], columns=names[1], values="text")
+    order = [list(dict.fromkeys(table[name])) for name in names]
+    return wide.reindex(index=order[0], columns=order[1]).fillna("")
+
+
+def _text(value: float, low: float, high: float, interval: str) -> str:
+    if np.isnan(value):
+        return "undefined"
+    if np.isnan(low):
+        return f"{value:.3f}"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]" + " W" * (interval == "wilson")
 
 
 def classification_report(metrics: dict[str, Any], data: str) -> pd.DataFrame:

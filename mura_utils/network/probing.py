@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mura_utils.data.dataset import Images
-from mura_utils.evaluation.metrics import evaluate_abnormality
+from mura_utils.evaluation import evaluate_abnormality
 from mura_utils.generators import make_dataset
 from mura_utils.labels import ABNORMAL
 from mura_utils.network.backbone import build_backbone

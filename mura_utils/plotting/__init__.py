@@ -13,6 +13,7 @@ from mura_utils.plotting.data import (
 )
 from mura_utils.plotting.evaluation import (
     confusion_matrix,
+    forest,
     intervals,
     kappa_comparison,
     per_class_f1,
@@ -50,6 +51,7 @@ __all__ = [
     "confusion_matrix",
     "faults",
     "file_sheet",
+    "forest",
     "heatmap_grid",
     "heatmap_rows",
     "image_counts",

@@ -218,6 +218,33 @@ def intervals(frame: pd.DataFrame, title: str = "Metrics with their 95% interval
 
 
 @in_our_style
+def forest(frame: pd.DataFrame, title: str) -> Figure:
+    """A forest plot: groups down, one panel a metric across, a dotted line at the last group.
+
+    Args:
+        frame: group in its first column, metric, value, low, high (NaN: no interval), as returned
+            by `evaluation.body_part_table`; the last group is all of them.
+        title: of the figure.
+    """
+    of = frame.columns[0]
+    groups, metrics = (list(dict.fromkeys(frame[name])) for name in (of, "metric"))
+    fig = new_figure(1.3 + 0.3 * len(groups), title)
+    axes = add_panels(fig, 1, len(metrics), sharey=True)
+    colors = [OTHER] * (len(groups) - 1) + [OURS]
+    listed = []
+    for ax, metric in zip(axes, metrics, strict=True):
+        rows = frame[frame["metric"] == metric].set_index(of).reindex(groups)
+        ax.axvline(rows["value"].iloc[-1], color=OURS, linestyle=":", linewidth=1)
+        draw_dots(ax, rows, "value", colors)
+        lowest = np.nanmin([0.5, *rows["value"], *rows["low"]])
+        ax.set(title=metric, xlim=(lowest - 0.03, 1.03))
+        listed.append(f"{metric}: {comma_list(rows['value'].dropna(), '{:.3f}')}")
+    axes[0].set_yticks(range(len(groups)), groups)
+    fig.supxlabel("value and 95% interval", fontsize=10)
+    return with_alt_text(fig, f"{title}. {'; '.join(listed)}.")
+
+
+@in_our_style
 def per_class_f1(ours: pd.DataFrame, report: pd.DataFrame | None = None) -> Figure:
     """F1 of each class next to the report's (report Fig. 30).
 

@@ -1,7 +1,7 @@
 """The folder of an ensemble: what it was made of, and whether that still lies there.
 
 It holds ``ensemble.json``, which makes it an ensemble, and what notebook 06 writes for a run:
-``predictions.csv`` and ``metrics.json``. A soup has a ``model.keras`` of its own; every other
+``predictions.csv``, ``metrics.json`` and ``operating_point.json``. A soup has a ``model.keras`` of its own; every other
 ensemble answers with the models of its members, and counts only while these are the ones that it
 was made of.
 """
