@@ -308,7 +308,9 @@ def test_resamples_without_both_kinds_are_counted(predictions):
     few = pd.concat(
         [studies[studies["abnormality"] == kind].head(2) for kind in ("Abnormal", "Normal")]
     )
-    auroc = evaluation.evaluate(few, bootstrap=400)["binary_study"]["auroc"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        auroc = evaluation.evaluate(few, bootstrap=400)["binary_study"]["auroc"]
     # all four draws from one pair: 2 * (1/2)^4
     assert auroc["undefined"] == pytest.approx(400 / 8, abs=25)
     assert auroc["low"] is not None

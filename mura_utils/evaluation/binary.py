@@ -104,7 +104,7 @@ def binary_measure(abnormality: pd.Series, p: pd.Series, threshold: float) -> Me
         (tn, fp), (fn, tp) = np.moveaxis(confusion, 0, -1)
         sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
         return {
-            "accuracy": (tp + tn) / weights.sum(axis=1),
+            "accuracy": ratio(tp + tn, weights.sum(axis=1)),
             "kappa": cohen_kappa(confusion),
             "balanced_accuracy": (sensitivity + specificity) / 2,
             "sensitivity": sensitivity,

@@ -34,15 +34,17 @@ def confusion_matrices(
 
 
 def cohen_kappa(confusion: np.ndarray) -> np.ndarray:
-    """Cohen's kappa (B,) of (B, K, K); NaN where truth and prediction are the same single class.
+    """Cohen's kappa (B,) of (B, K, K).
+
+    NaN where truth and prediction are one and the same class, and where there are no rows.
 
     Example:
         >>> cohen_kappa(np.array([[[2, 0], [1, 1]]])).tolist()
         [0.5]
     """
     total = confusion.sum(axis=(1, 2))
-    observed = np.trace(confusion, axis1=1, axis2=2) / total
-    chance = (confusion.sum(axis=2) * confusion.sum(axis=1)).sum(axis=1) / total**2
+    observed = ratio(np.trace(confusion, axis1=1, axis2=2), total)
+    chance = ratio((confusion.sum(axis=2) * confusion.sum(axis=1)).sum(axis=1), total**2)
     return ratio(observed - chance, 1 - chance)
 
 

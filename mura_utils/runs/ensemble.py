@@ -1,9 +1,9 @@
 """The folder of an ensemble: what it was made of, and whether that still lies there.
 
 It holds ``ensemble.json``, which makes it an ensemble, and what notebook 06 writes for a run:
-``predictions.csv``, ``metrics.json`` and ``operating_point.json``. A soup has a ``model.keras`` of its own; every other
-ensemble answers with the models of its members, and counts only while these are the ones that it
-was made of.
+``predictions.csv``, ``metrics.json`` and ``operating_point.json``. A soup has a ``model.keras`` of
+its own; every other ensemble answers with the models of its members, and counts only while these
+are the ones that it was made of.
 """
 
 from __future__ import annotations
