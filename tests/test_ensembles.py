@@ -11,7 +11,14 @@ from members import CLASSES, SPLITS, answers, change, images, member
 from mura_utils import ensembles
 from mura_utils.ensembles import make_ensemble
 from mura_utils.errors import UserError
-from mura_utils.evaluation import constant_answer, evaluate, metrics_record, predictions_frame
+from mura_utils.evaluation import (
+    choose_operating_point,
+    constant_answer,
+    evaluate,
+    judge_operating_point,
+    metrics_record,
+    predictions_frame,
+)
 from mura_utils.paths import read_json, read_table, runs_dir, write_csv, write_json
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
@@ -42,8 +49,12 @@ def test_predictions_and_metrics_are_those_of_the_mean_in_the_form_of_06():
     manifest = images().assign(split=SPLITS)
     metrics = evaluate(expected[expected["split"] == "test"], threshold=0.5, bootstrap=100)
     constant = constant_answer(manifest, CLASSES, 0.5)
-    assert read_json(folder / "metrics.json") == metrics_record("phantom", metrics, constant)
     validation = expected[expected["split"] == "validation"]
+    point = choose_operating_point(validation, "specificity", 0.9, threshold=0.5)
+    assert read_json(folder / "operating_point.json") == point
+    judged = judge_operating_point(expected[expected["split"] == "test"], point, bootstrap=100)
+    described = metrics_record("phantom", metrics, constant, operating_point=judged)
+    assert read_json(folder / "metrics.json") == described
     accuracy = (validation["label"] == validation["predicted"]).mean()
     assert read_json(folder / "ensemble.json")["val_accuracy"] == accuracy
 
@@ -131,6 +142,12 @@ def other_threshold(folder):
     (folder / "experiment.yaml").write_text(text.replace("threshold: 0.5", "threshold: 0.4"))
 
 
+def other_rule(folder):
+    text = (folder / "experiment.yaml").read_text()
+    changed = text.replace("operating_point: specificity", "operating_point: youden")
+    (folder / "experiment.yaml").write_text(changed)
+
+
 def fewer_predictions(folder):
     path = folder / "predictions.csv"
     write_csv(path, read_table(path)[:-1])
@@ -180,6 +197,10 @@ def without_a_column(folder):
         (other_label, r"^label of 3\.png is 'Abnormal-HAND' in b, but 'Normal-HAND' in a: "),
         (other_pixels, r"^sha256 of 3\.png is '0000.* in b, but '' in a: "),
         (other_threshold, r"^threshold = 0\.4 in b, but 0\.5 in a: run 06_evaluation of one"),
+        (
+            other_rule,
+            r"^operating_point = 'youden' in b, but 'specificity' in a: run 06_evaluation",
+        ),
         (fewer_predictions, r"b/predictions\.csv is damaged \(it has other images than splits"),
         (predictions_of_other_classes, r"b/predictions\.csv is damaged .*p:Normal-HAND"),
         (no_probability, r"b/predictions\.csv is damaged \(it has probabilities outside 0\.\.1\)"),

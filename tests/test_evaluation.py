@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 from mura_utils import evaluation, report
 from mura_utils.errors import UserError
 from mura_utils.labels import body_part, p_abnormal
-from mura_utils.paths import read_table, write_csv
+from mura_utils.paths import REPOSITORY, read_table, write_csv
 
 PARTS = ("ELBOW", "HAND", "WRIST")
 CLASSES = sorted(f"{a}-{part}" for a in ("Abnormal", "Normal") for part in PARTS)
@@ -272,6 +272,16 @@ def test_predictions_survive_csv(predictions, metrics, tmp_path):
     write_csv(tmp_path / "predictions.csv", predictions)
     again = evaluation.evaluate(read_table(tmp_path / "predictions.csv"), bootstrap=200)
     assert again == metrics
+
+
+def test_every_key_is_documented(metrics):
+    page = (REPOSITORY / "docs" / "metrics.md").read_text(encoding="utf-8")
+    record = evaluation.metrics_record("phantom", metrics, {}, operating_point={})
+    first_column = "".join(line.split("|")[1] for line in page.splitlines() if line[:1] == "|")
+    assert [key for key in record if f"`{key}`" not in first_column] == []
+    named = {name for level in evaluation.LEVELS for name in metrics[level]}
+    kinds = ("macro_", "weighted_")
+    assert [n for n in named if not n.startswith(kinds) and f"`{n}`" not in page] == []
 
 
 # --- odd data -----------------------------------------------------------------------------------

@@ -90,6 +90,24 @@ def test_intervals_hold_every_value_and_both_ends():
     assert "kappa  -0.100  [-0.300, 0.100]" in plotting.alt_text(fig)
 
 
+def test_a_forest_has_a_panel_a_metric_and_the_line_of_all_groups():
+    rows = [
+        ("HAND", "auroc", 0.9, 0.8, 0.95),
+        ("HIP", "auroc", 1.0, 0.2, 1.0),
+        ("all", "auroc", 0.85, 0.8, 0.9),
+        ("HAND", "kappa", -0.2, -0.4, 0.1),
+        ("HIP", "kappa", np.nan, np.nan, np.nan),
+        ("all", "kappa", 0.4, np.nan, np.nan),
+    ]
+    frame = pd.DataFrame(rows, columns=["body_part", "metric", "value", "low", "high"])
+    fig = plotting.forest(frame, "By body part")
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["auroc", "kappa"]
+    assert tick_labels(fig.axes[0].yaxis) == ["HAND", "HIP", "all"]
+    assert [ax.lines[0].get_xdata()[0] for ax in fig.axes] == [0.85, 0.4]
+    assert all(ax.get_xlim()[0] < low for ax, low in zip(fig.axes, (0.2, -0.4), strict=True))
+    assert "kappa: HAND -0.200, all 0.400" in plotting.alt_text(fig)
+
+
 def test_per_class_f1_keeps_a_row_for_a_class_without_images():
     ours = pd.DataFrame({"label": classes(FOUR), "f1": [0.5, np.nan] + [0.7] * 6})
     report = pd.DataFrame({"label": classes(SEVEN), "f1": 0.8})
