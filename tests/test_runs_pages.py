@@ -80,7 +80,8 @@ def make():
         )
         write_json(folder / "quality.json", {"source": source})
         interval = {"value": 0.5, "low": 0.25, "high": None}
-        level = {"kappa": interval, "accuracy": interval, "log_loss": interval}
+        no_width = {"value": 1.0, "low": None, "high": None, "interval": "none"}
+        level = {"kappa": interval, "accuracy": no_width, "log_loss": interval}
         write_json(
             folder / "metrics.json",
             {
@@ -180,8 +181,9 @@ def test_a_report_links_its_notebooks_figures_and_numbers(make):
     check(pages)
     first = pages["index"]
     assert "all classes, per imagekappa0.5000.250 to undefined" in first.text
+    assert "accuracy1.000none" in first.text
     groups = [head for head in first.all("th") if head.get("scope") == "rowgroup"]
-    assert groups == [{"scope": "rowgroup", "rowspan": "2"}] * 4
+    assert groups == [{"scope": "rowgroup", "rowspan": "2"}] * len(LEVELS)
     assert "log_loss" not in first.text
     assert "1,234 images in 300 studies of 200 patients" in first.text
     assert "Normal-HAND has the accuracy 0.250" in first.text

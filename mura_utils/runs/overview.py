@@ -127,8 +127,13 @@ def _metric(row: Mapping[str, Any]) -> str:
     return (
         f'<th scope="row">{escape(row["metric"])}</th>'
         f'<td class="number">{_number(row["value"])}</td>'
-        f'<td class="number">{_number(row["low"])} to {_number(row["high"])}</td>'
+        f'<td class="number">{_interval(row["low"], row["high"])}</td>'
     )
+
+
+def _interval(low: float, high: float) -> str:
+    none = math.isnan(low) and math.isnan(high)
+    return "none" if none else f"{_number(low)} to {_number(high)}"
 
 
 def _number(value: float) -> str:
