@@ -82,7 +82,7 @@ def measure(arguments: argparse.Namespace) -> None:
     """Print the table."""
     from _common import say, say_head, say_row
 
-    data_sets, resamples = (20, 100) if arguments.quick else (500, 500)
+    data_sets, resamples = (20, 100) if arguments.quick else (500, 1000)
     say(f"{data_sets} data sets of {PATIENTS} patients, {resamples} resamples each")
     table = coverage(data_sets, resamples)
     say_head("resampled", *(f"{name} held" for name in table))
