@@ -118,6 +118,9 @@ def compare(
         Path | None,
         typer.Option(metavar="FILE", help="also write every number there"),
     ] = None,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="test the difference of two runs on the same images")
+    ] = False,
 ) -> None:
     """Compare trained runs: experiments, best first, by mean ± standard deviation over seeds."""
     from mura_utils.paths import write_csv
@@ -126,12 +129,18 @@ def compare(
     folders, left_out = comparison.find_runs(runs)
     for name, reason in left_out.items():
         typer.echo(f"Left out, {name}: {reason}", err=True)
+    if paired:
+        if len(folders) != 2:
+            raise UserError(f"--paired compares two trained runs; {len(folders)} are given.")
+        differences, line = comparison.compare_on_same_images(*folders)
     table = comparison.compare(folders)
     width = shutil.get_terminal_size((200, 24)).columns
     typer.echo(comparison.format_table(table).T.to_string(line_width=width))
     differing = comparison.differing_parameters(folders)[table.index]
     if not differing.empty:
         typer.echo(f"\nParameters that differ:\n{differing.to_string(line_width=width)}")
+    if paired:
+        typer.echo(f"\n{line}\n{differences.round(4).to_string(line_width=width)}")
     if csv is not None:
         write_csv(csv, table.reset_index())
 
