@@ -152,7 +152,6 @@ def compare_on_same_images(first: Path, second: Path) -> tuple[pd.DataFrame, str
         with reading(chosen if chosen.is_file() else folder / "metrics.json") as described:
             thresholds.append(float(described["threshold"]))
     compared = compare_paired(*tables, (thresholds[0], thresholds[1]))
-    counted = tables[0][["path", "study", "patient"]].nunique()
     images, studies, patients = (tables[0][name].nunique() for name in ("path", "study", "patient"))
     line = (
         f"{first.name} (threshold {thresholds[0]:.3g}) and {second.name} ({thresholds[1]:.3g}) on "
