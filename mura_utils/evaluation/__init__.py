@@ -1,5 +1,11 @@
 """How good a model is: predictions, metrics at four levels, intervals over patients, tables."""
 
+from mura_utils.evaluation.baselines import (
+    baseline_metrics,
+    baselines_table,
+    logistic_regression,
+    majority_class,
+)
 from mura_utils.evaluation.metrics import (
     LEVELS,
     evaluate,
@@ -18,11 +24,15 @@ from mura_utils.evaluation.tables import classification_report, kappa_table, met
 __all__ = [
     "LEVELS",
     "PREDICTION_COLUMNS",
+    "baseline_metrics",
+    "baselines_table",
     "classification_report",
     "constant_answer",
     "evaluate",
     "evaluate_abnormality",
     "kappa_table",
+    "logistic_regression",
+    "majority_class",
     "metrics_record",
     "metrics_table",
     "operating_point",
