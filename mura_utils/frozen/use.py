@@ -174,9 +174,11 @@ def pooled_features(
         rows = np.arange(len(images))
         parts = [(rows, generators.make_dataset(images.pixels, rows, labels, batch_size))]
     network = _up_to_features(model, chosen.cut.prefix if chosen.on else None)
+    # Not `predict`, whose tracing TensorFlow finds excessive in a notebook of many networks.
+    run = tf.function(lambda batch: network(batch, training=False), reduce_retracing=True)
     found = np.empty((len(images), network.output_shape[-1]), np.float32)
     for rows, batches in parts:
-        found[rows] = network.predict(batches, verbose=0)
+        found[rows] = np.concatenate([run(batch).numpy() for batch, _ in batches])
     return found
 
 
