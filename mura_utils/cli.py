@@ -55,7 +55,9 @@ def run(
 
 @app.command()
 def sweep(
-    experiments: Annotated[list[str], typer.Argument(help="YAML files, or names in experiments/")],
+    experiments: Annotated[
+        list[str], typer.Argument(help="YAML files, or names in experiments/; a search among them")
+    ],
     parameter: Annotated[
         list[str] | None,
         typer.Option("-p", "--parameter", metavar="key=value", help="replaces the files' values"),
@@ -70,7 +72,9 @@ def sweep(
             "--from", help="again from this notebook; else only what is missing", show_default=False
         ),
     ] = "01",
-    stop: Annotated[str, typer.Option("--to", help="last notebook, e.g. 06")] = "07",
+    stop: Annotated[
+        str, typer.Option("--to", help="last notebook, e.g. 06", show_default="07; of a search 05")
+    ] = "",
     use_ray: Annotated[bool, typer.Option("--ray", help="several at a time, with Ray")] = False,
     address: Annotated[
         str | None,
@@ -85,19 +89,22 @@ def sweep(
         typer.Option(help="with Ray: GPUs of each run", min=0, show_default="0"),
     ] = None,
 ) -> None:
-    """Run experiments as a set, every file with every seed; a second call runs what is missing.
+    """Run experiments, every file with every seed, or a search; again: what is missing.
 
     Runs that agree in the parameters of 01 to 04 execute these notebooks once. The output of each
     run goes to runs/.sweep/NAME.log.
     """
+    from mura_utils.experiments import experiment_file
     from mura_utils.runs.jobs import run_here, summarize
     from mura_utils.runs.ray import ray_cluster
+    from mura_utils.runs.search import describe_trials, read_search
     from mura_utils.runs.sweep import plan, run_sweep
 
     with_ray = use_ray or address is not None
     if not with_ray and (cpus is not None or gpus is not None):
         raise UserError("--cpus and --gpus divide a machine among runs: they need --ray.")
-    runs = plan(experiments, _changes(parameter or []), seeds, start.zfill(2), stop.zfill(2))
+    stop = stop and stop.zfill(2)
+    runs = plan(experiments, _changes(parameter or []), seeds, start.zfill(2), stop)
     if with_ray and not all(run.complete for run in runs):
         executor = ray_cluster(address, cpus or 1, gpus or 0)
     else:
@@ -106,6 +113,8 @@ def sweep(
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the runs as Ctrl-C does
         outcomes = run_sweep(runs, execute)
     typer.echo(summarize(outcomes))
+    for search in filter(None, map(read_search, map(experiment_file, experiments))):
+        typer.echo(f"\n{describe_trials(search)}")
     if any(outcome.state == "failed" for outcome in outcomes):
         typer.echo("After that is put right, the same command runs what is missing.")
         raise typer.Exit(1)
@@ -118,6 +127,9 @@ def compare(
         Path | None,
         typer.Option(metavar="FILE", help="also write every number there"),
     ] = None,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="test the difference of two runs on the same images")
+    ] = False,
 ) -> None:
     """Compare trained runs: experiments, best first, by mean ± standard deviation over seeds."""
     from mura_utils.paths import write_csv
@@ -126,12 +138,18 @@ def compare(
     folders, left_out = comparison.find_runs(runs)
     for name, reason in left_out.items():
         typer.echo(f"Left out, {name}: {reason}", err=True)
+    if paired:
+        if len(folders) != 2:
+            raise UserError(f"--paired compares two trained runs; {len(folders)} are given.")
+        differences, line = comparison.compare_on_same_images(*folders)
     table = comparison.compare(folders)
     width = shutil.get_terminal_size((200, 24)).columns
     typer.echo(comparison.format_table(table).T.to_string(line_width=width))
     differing = comparison.differing_parameters(folders)[table.index]
     if not differing.empty:
         typer.echo(f"\nParameters that differ:\n{differing.to_string(line_width=width)}")
+    if paired:
+        typer.echo(f"\n{line}\n{differences.round(4).to_string(line_width=width)}")
     if csv is not None:
         write_csv(csv, table.reset_index())
 

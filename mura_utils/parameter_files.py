@@ -58,35 +58,40 @@ class _Unreadable(Exception):
     """Why a text is no YAML, or no value of a parameter."""
 
 
+SEARCH = "search"
+"""The key that makes a file a search: its value holds lists of choices, see `read_search_file`."""
+
+
 def read_parameters(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; names and values are unchecked.
 
     Raises:
-        UserError: the file cannot be read, is no YAML mapping of names to plain values, or names a
-            parameter twice.
+        UserError: the file cannot be read, is no YAML mapping of names to plain values, names a
+            parameter twice, or is a search.
     """
-    parameters: dict[str, Any] = {}
-    lines: dict[str, int] = {}
     try:
         root = _compose(_read_text(path))
-        if not isinstance(root, yaml.MappingNode):
-            raise _Unreadable("must hold one 'parameter: value' a line")
-        for key, node in root.value:
-            name, line = key.value, key.start_mark.line + 1
-            if key.tag != _TAG + "str":
-                raise _Unreadable(f"line {line}: there is no parameter's name before the colon")
-            if name in lines:
-                raise _Unreadable(
-                    f"{name} stands in line {lines[name]} and in line {line}: keep one of them"
-                )
-            lines[name] = line
-            try:
-                parameters[name] = _value(node)
-            except _Unreadable as error:
-                raise _Unreadable(f"line {line}: {name}: {error}") from None
+        if _is_search(root):
+            raise _Unreadable("this is a search, which 'mura sweep' runs")
+        return _mapping(root, _value)
     except _Unreadable as error:
         raise UserError(f"{path}: {error}.") from None
-    return parameters
+
+
+def read_search_file(path: Path) -> dict[str, Any] | None:
+    """The mapping in the YAML file of a search; None of a file without the key `SEARCH`.
+
+    Returns:
+        Names and values, unchecked; that of `SEARCH` maps names to lists of choices.
+
+    Raises:
+        UserError: as `read_parameters`, or the choices are no lists.
+    """
+    try:
+        root = _compose(_read_text(path))
+        return _mapping(root, _value_or_choices) if _is_search(root) else None
+    except _Unreadable as error:
+        raise UserError(f"{path}: {error}.") from None
 
 
 def parse_value(text: str) -> Any:
@@ -108,8 +113,17 @@ def parse_value(text: str) -> Any:
 
 def write_parameters(path: Path, parameters: Mapping[str, Any]) -> None:
     """Write a mapping as YAML, atomically; readers of YAML 1.1 and 1.2 get the same values."""
-    text = yaml.dump(dict(parameters), Dumper=_Writer, sort_keys=False, allow_unicode=True)
-    write_text(path, text)
+    write_text(path, as_yaml(parameters))
+
+
+def as_yaml(parameters: Mapping[str, Any]) -> str:
+    """A mapping as the text of a YAML file.
+
+    Example:
+        >>> as_yaml({"epochs": 3, "resize": "pad"})
+        'epochs: 3\\nresize: pad\\n'
+    """
+    return yaml.dump(dict(parameters), Dumper=_Writer, sort_keys=False, allow_unicode=True)
 
 
 def _read_text(path: Path) -> str:
@@ -136,6 +150,42 @@ def _compose(text: str) -> yaml.Node | None:
         raise _Unreadable("is nested too deep") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise _Unreadable(f"is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _mapping(root: yaml.Node | None, read: Callable[[yaml.Node], Any]) -> dict[str, Any]:
+    """A mapping whose values `read` takes apart; says which line is wrong."""
+    if not isinstance(root, yaml.MappingNode):
+        raise _Unreadable("must hold one 'parameter: value' a line")
+    parameters: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key, node in root.value:
+        name, line = key.value, key.start_mark.line + 1
+        if key.tag != _TAG + "str":
+            raise _Unreadable(f"line {line}: there is no parameter's name before the colon")
+        if name in lines:
+            raise _Unreadable(
+                f"{name} stands in line {lines[name]} and in line {line}: keep one of them"
+            )
+        lines[name] = line
+        try:
+            parameters[name] = read(node)
+        except _Unreadable as error:
+            raise _Unreadable(f"line {line}: {name}: {error}") from None
+    return parameters
+
+
+def _is_search(root: yaml.Node | None) -> bool:
+    return isinstance(root, yaml.MappingNode) and any(key.value == SEARCH for key, _ in root.value)
+
+
+def _value_or_choices(node: yaml.Node) -> Any:
+    return _mapping(node, _choices) if isinstance(node, yaml.MappingNode) else _value(node)
+
+
+def _choices(node: yaml.Node) -> list[Any]:
+    if isinstance(node, yaml.SequenceNode) and node.value:
+        return [_value(item) for item in node.value]
+    raise _Unreadable("give a list of choices")
 
 
 def _value(node: yaml.Node) -> Any:

@@ -23,7 +23,7 @@ from mura_utils import cli
 from mura_utils.errors import UserError
 from mura_utils.notebook import Run
 from mura_utils.runs import pipeline
-from mura_utils.runs.sweep import SHARED
+from mura_utils.runs.stages import SHARED
 
 here = Path(__file__).parent
 

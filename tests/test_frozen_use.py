@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 from small import frozen_experiment, noise, stored, vivid
@@ -152,3 +153,36 @@ def test_predictions_do_not_make_the_difference_smaller_than_it_is(monkeypatch):
     sentence = frozen.predict(model, images, settings)[1]
     assert "12 of them" in sentence
     assert 0.146 < float(sentence.rstrip(".").split()[-1]) < 0.21
+
+
+# --- the backbone's features before training ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"unfreeze": 0}, {"unfreeze": 0, "head": "pooled", "pooling": ["max"], "dropout": [0.1]}],
+    ids=["cut inside", "cut behind", "cut behind two maps"],
+)
+def test_stored_activations_lead_to_the_features_of_the_whole_backbone(changes):
+    settings, images = frozen_experiment(augment=False, **changes), noise()
+    model = vivid(settings)
+    chosen = stored(settings, images, model)
+    ours = frozen.pooled_features(chosen, model, images, 8)
+    off = replace(chosen, on=False)
+    whole = frozen.pooled_features(off, model, images, 8)
+    assert len(ours) == len(images) and np.ptp(whole, axis=0).max() > 0
+    if not changes or changes["unfreeze"]:
+        np.testing.assert_allclose(ours, whole, rtol=0.02, atol=0.02 * whole.max())
+    else:
+        assert ours.shape[1] == chosen.held_out.shapes[0][-1]
+    assert not np.allclose(ours[0], ours[1], rtol=0.05)
+
+
+def test_features_are_an_average_over_positions_in_the_images_order():
+    settings, images = frozen_experiment(cache_features="off"), noise()
+    model = vivid(settings)
+    chosen = frozen.plan(model, images, settings)
+    found = frozen.pooled_features(chosen, model, images, 8)
+    last = keras.Model(model.inputs, model.get_layer("features").output)
+    expected = last.predict(images.pixels[..., np.newaxis], verbose=0).mean(axis=(1, 2))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -10,9 +10,16 @@ from mura_utils.errors import UserError
 from mura_utils.evaluation.metrics import evaluate
 from mura_utils.evaluation.predictions import PREDICTION_COLUMNS, predictions_frame
 from mura_utils.experiments import save_experiment, validate_parameters
-from mura_utils.paths import runs_dir, write_json
+from mura_utils.paths import runs_dir, write_csv, write_json
 from mura_utils.report import FIG_28
-from mura_utils.runs.comparison import compare, differing_parameters, find_runs, format_table, table
+from mura_utils.runs.comparison import (
+    compare,
+    compare_on_same_images,
+    differing_parameters,
+    find_runs,
+    format_table,
+    table,
+)
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
 
@@ -187,3 +194,77 @@ def test_the_metrics_are_where_the_evaluation_puts_them():
     assert row["test_accuracy"] == 0.75
     assert row["test_kappa"] == row["test_kappa_study"] == pytest.approx(0.5)
     assert row["test_auroc_abnormal"] == 0.75
+
+
+# --- two runs on the same images ------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair():
+    """Two tested runs on ten images, one of which answers "normal" to the last abnormal one."""
+    rows = pd.DataFrame({name: [*map(str, range(12))] for name in ("path", "patient", "study")})
+    rows["abnormality"] = ["Abnormal", "Normal"] * 6
+    rows = rows.assign(body_part="HAND", label=rows["abnormality"] + "-HAND")
+    rows["split"] = ["validation"] * 2 + ["test"] * 10
+    p = np.where(rows["abnormality"] == "Abnormal", 0.9, 0.1)
+    folders = []
+    for name in ("a", "b"):
+        folder = train(name, test=0.5)
+        metrics = {"threshold": 0.5, "binary_image": {"auroc": {"value": 0.5}}, "source": "mura"}
+        metrics |= {"image": {"accuracy": {"value": 1}, "kappa": {"value": 1}}}
+        write_json(folder / "metrics.json", {**metrics, "binary_study": {"kappa": {"value": 1}}})
+        answers = np.stack([p, 1 - p], axis=1)
+        predictions = predictions_frame(rows, ["Abnormal-HAND", "Normal-HAND"], answers)
+        write_csv(folder / "predictions.csv", predictions)
+        folders.append(folder)
+        p = np.where(rows["path"] == "10", 0.4, p)
+    return folders
+
+
+def test_two_runs_are_compared_on_the_test_images_they_share(pair):
+    compared, line = compare_on_same_images(*pair)
+    assert line == (
+        "a (threshold 0.5) and b (0.5) on the same 10 test images, 10 studies, 10 patients:"
+    )
+    assert list(compared.columns) == ["a", "b", "difference", "low", "high", "p"]
+    assert compared.loc["accuracy, all classes per image", "difference"] == pytest.approx(-0.1)
+    assert compared.loc["sensitivity, per study", "b"] == pytest.approx(0.8)
+
+
+def test_the_operating_point_comes_before_the_given_threshold(pair):
+    write_json(pair[1] / "operating_point.json", {"threshold": 0.3})
+    compared, line = compare_on_same_images(*pair)
+    assert "b (0.3)" in line and compared.loc["sensitivity, per study", "b"] == 1
+    write_json(pair[1] / "operating_point.json", {"rule": "youden"})
+    with pytest.raises(UserError, match=r"operating_point\.json does not hold"):
+        compare_on_same_images(*pair)
+
+
+def test_what_cannot_be_compared_in_pairs_is_one_sentence(pair):
+    with pytest.raises(UserError, match="The run c is not tested"):
+        compare_on_same_images(pair[0], train("c"))
+    path = pair[1] / "predictions.csv"
+    table = pd.read_csv(path, dtype=str)
+    write_csv(path, pd.concat([table, table.tail(1)]))
+    with pytest.raises(UserError, match="it names an image twice"):
+        compare_on_same_images(*pair)
+    write_csv(path, table.drop(columns="patient"))
+    with pytest.raises(UserError, match="lacks patient"):
+        compare_on_same_images(*pair)
+    write_csv(path, table.head(-1))
+    with pytest.raises(UserError, match="tested on different images"):
+        compare_on_same_images(*pair)
+
+
+def test_the_command_compares_two_runs_in_pairs(pair, capsys):
+    from mura_utils import cli
+
+    def mura(*arguments):
+        with pytest.raises(SystemExit):
+            cli.app([*arguments])
+        return capsys.readouterr().out
+
+    assert "on the same" not in mura("compare", "a", "b")
+    assert "a (threshold 0.5) and b (0.5) on the same" in mura("compare", "a", "b", "--paired")
+    with pytest.raises(UserError, match="--paired compares two trained runs; 1 are given"):
+        cli.compare(["a"], None, True)

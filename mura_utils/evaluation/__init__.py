@@ -1,7 +1,18 @@
 """How good a model is: predictions, metrics at five levels, intervals over patients, tables."""
 
-from mura_utils.evaluation.binary import evaluate_abnormality
-from mura_utils.evaluation.metrics import LEVELS, evaluate
+from mura_utils.evaluation.baselines import (
+    baseline_metrics,
+    baselines_table,
+    logistic_regression,
+    majority_class,
+)
+from mura_utils.evaluation.binary import (
+    evaluate_abnormality,
+)
+from mura_utils.evaluation.metrics import (
+    LEVELS,
+    evaluate,
+)
 from mura_utils.evaluation.operating_points import (
     choose_operating_point,
     judge_operating_point,
@@ -15,7 +26,10 @@ from mura_utils.evaluation.predictions import (
     predictions_frame,
     study_predictions,
 )
-from mura_utils.evaluation.record import constant_answer, metrics_record
+from mura_utils.evaluation.record import (
+    constant_answer,
+    metrics_record,
+)
 from mura_utils.evaluation.tables import (
     body_part_table,
     classification_report,
@@ -29,6 +43,8 @@ __all__ = [
     "LEVELS",
     "PREDICTION_COLUMNS",
     "STUDY_RULES",
+    "baseline_metrics",
+    "baselines_table",
     "body_part_table",
     "choose_operating_point",
     "classification_report",
@@ -38,6 +54,8 @@ __all__ = [
     "interval_table",
     "judge_operating_point",
     "kappa_table",
+    "logistic_regression",
+    "majority_class",
     "metrics_record",
     "metrics_table",
     "operating_point",

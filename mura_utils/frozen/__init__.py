@@ -3,7 +3,13 @@
 from mura_utils.frozen.cut import Cut, describe_cuts, multiply_adds, split_network
 from mura_utils.frozen.extraction import Extraction, extract, extractor
 from mura_utils.frozen.store import FeatureSet, Plan, feature_sets, plan
-from mura_utils.frozen.use import largest_difference, make_dataset, predict, variant_targets
+from mura_utils.frozen.use import (
+    largest_difference,
+    make_dataset,
+    pooled_features,
+    predict,
+    variant_targets,
+)
 
 __all__ = [
     "Cut",
@@ -18,6 +24,7 @@ __all__ = [
     "make_dataset",
     "multiply_adds",
     "plan",
+    "pooled_features",
     "predict",
     "split_network",
     "variant_targets",

@@ -8,11 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mura_utils import generators
 from mura_utils.data.dataset import Images, Masks
 from mura_utils.experiments import Experiment
 from mura_utils.frozen.cut import Cut, _widths, split_network
-from mura_utils.frozen.store import FeatureSet, feature_sets
+from mura_utils.frozen.store import FeatureSet, Plan, feature_sets
 from mura_utils.generators import STILL, mask_targets, stream
+from mura_utils.network.backbone import FEATURES
 from mura_utils.terminal import to_the_terminal
 
 _AT_ONCE = 64  # masks
@@ -138,6 +140,57 @@ def predict(model: keras.Model, images: Images, experiment: Experiment) -> tuple
     radiographs = images.pixels[held_out][..., np.newaxis]
     probabilities = model.predict(radiographs, experiment.batch_size, verbose=0)
     return probabilities, f"{len(held_out):,} images through the whole network."
+
+
+@to_the_terminal()
+def pooled_features(
+    chosen: Plan, model: keras.Model, images: Images, batch_size: int
+) -> np.ndarray:
+    """The backbone's last feature map of every image, averaged over its positions.
+
+    With stored activations only what follows the cut is run, and a training image is one of its
+    augmented versions. Without, every image runs through the backbone: about a third of the work of
+    an epoch in which all layers are trained.
+
+    Args:
+        chosen: as returned by `plan`, its activations stored.
+        model: the network that the plan was made for, not trained yet.
+        images: all images of the run.
+        batch_size: images a batch.
+
+    Returns:
+        (N, C) float32, in the images' order. Where the last map itself lies before the cut: what is
+        stored instead, averaged as well.
+    """
+    labels = np.zeros((len(images), 1), np.float32)
+    if chosen.on:
+        sets = (chosen.train, chosen.held_out)
+        numbers = [np.arange(len(features.rows)) for features in sets]
+        parts = [
+            (features.rows, make_dataset(features, number, labels[features.rows], batch_size))
+            for features, number in zip(sets, numbers, strict=True)
+        ]
+    else:
+        rows = np.arange(len(images))
+        parts = [(rows, generators.make_dataset(images.pixels, rows, labels, batch_size))]
+    network = _up_to_features(model, chosen.cut.prefix if chosen.on else None)
+    # Not `predict`, whose tracing TensorFlow finds excessive in a notebook of many networks.
+    run = tf.function(lambda batch: network(batch, training=False), reduce_retracing=True)
+    found = np.empty((len(images), network.output_shape[-1]), np.float32)
+    for rows, batches in parts:
+        found[rows] = np.concatenate([run(batch).numpy() for batch, _ in batches])
+    return found
+
+
+def _up_to_features(model: keras.Model, prefix: keras.Model | None) -> keras.Model:
+    """From a prefix's activations, or from radiographs, to the backbone's averaged features."""
+    last = model.get_layer(FEATURES)
+    inputs = model.inputs if prefix is None else prefix.outputs
+    maps = inputs if prefix is not None and last in prefix.layers else [last.output]
+    average = keras.layers.GlobalAveragePooling2D
+    pooled = [average()(each) if len(each.shape) == 4 else each for each in maps]
+    joined = keras.layers.Concatenate()(pooled) if len(pooled) > 1 else pooled[0]
+    return keras.Model(inputs, keras.layers.Activation("linear", dtype="float32")(joined))
 
 
 def largest_difference(

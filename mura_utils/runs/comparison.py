@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from mura_utils import report
-from mura_utils.errors import UserError
-from mura_utils.paths import reading
+from mura_utils.errors import UserError, naming_damage
+from mura_utils.evaluation.paired import compare_paired
+from mura_utils.evaluation.predictions import PREDICTION_COLUMNS, require_columns
+from mura_utils.paths import read_table, reading
 from mura_utils.runs.ensemble import read_ensemble, require_members
 from mura_utils.runs.record import find_run, is_ensemble, is_tested, is_trained, read_experiment
 
@@ -118,6 +120,44 @@ def differing_parameters(folders: Sequence[Path]) -> pd.DataFrame:
     )
     differs = [len(set(row)) > 1 for row in table.map(json.dumps).to_numpy()]
     return table[differs].rename_axis("parameter")
+
+
+def compare_on_same_images(first: Path, second: Path) -> tuple[pd.DataFrame, str]:
+    """Two tested runs, or ensembles, on the test images that they share.
+
+    Each is judged at the threshold of its ``operating_point.json``, or, without that file, at the
+    one of its ``metrics.json``.
+
+    Returns:
+        The table of `evaluation.paired.compare_paired`, and a line on what was compared.
+
+    Raises:
+        UserError: a run is not tested or damaged, or the test images are not the same.
+    """
+    tables, thresholds = [], []
+    for folder in (first, second):
+        if not is_tested(folder):
+            raise UserError(
+                f"The run {folder.name} is not tested: go on with 'mura run', or leave out "
+                "--paired."
+            )
+        path = folder / "predictions.csv"
+        with naming_damage(path, "run 06_evaluation again"):
+            predictions = read_table(path)
+            require_columns(predictions, (*PREDICTION_COLUMNS, "predicted"))
+            if predictions["path"].duplicated().any():
+                raise ValueError("it names an image twice")
+            tables.append(predictions[predictions["split"] == "test"].reset_index(drop=True))
+        chosen = folder / "operating_point.json"
+        with reading(chosen if chosen.is_file() else folder / "metrics.json") as described:
+            thresholds.append(float(described["threshold"]))
+    compared = compare_paired(*tables, (thresholds[0], thresholds[1]))
+    images, studies, patients = (tables[0][name].nunique() for name in ("path", "study", "patient"))
+    line = (
+        f"{first.name} (threshold {thresholds[0]:.3g}) and {second.name} ({thresholds[1]:.3g}) on "
+        f"the same {images:,} test images, {studies:,} studies, {patients:,} patients:"
+    )
+    return compared.set_axis([first.name, second.name, *compared.columns[2:]], axis=1), line
 
 
 def table(runs_folder: Path) -> pd.DataFrame:

@@ -43,12 +43,12 @@ STAGES = (
         "05",
         "modeling",
         ("manifest.csv", "splits.csv"),
-        ("model.keras", "history.csv", "training.json"),
+        ("model.keras", "history.csv", "training.json", "frozen_features.csv"),
     ),
     Stage(
         "06",
         "evaluation",
-        ("manifest.csv", "splits.csv", "model.keras", "training.json"),
+        ("manifest.csv", "splits.csv", "model.keras", "training.json", "frozen_features.csv"),
         ("predictions.csv", "metrics.json", "operating_point.json", "figures/"),
     ),
     Stage(

@@ -1,4 +1,4 @@
-"""Run experiments as a set, as ``mura sweep`` does: every file with every seed.
+"""Run experiments as a set, as ``mura sweep`` does: every file with every seed, or a search.
 
 Each run is a ``mura run`` in a process of its own, so that one that fails or is killed takes no
 other with it. What runs is written to ``runs/.sweep/`` first: ``NAME.yaml`` holds every parameter,
@@ -33,7 +33,8 @@ from mura_utils.runs.record import (
     working_in,
     write_completed,
 )
-from mura_utils.runs.stages import SHARED, select_notebooks
+from mura_utils.runs.search import LAST, Search, read_search
+from mura_utils.runs.stages import NOTEBOOKS, SHARED, select_notebooks
 
 logger = logging.getLogger(__name__)
 
@@ -77,40 +78,47 @@ def plan(
     changes: Mapping[str, Any],
     seeds: int | None = None,
     start: str = "01",
-    stop: str = "07",
+    stop: str = "",
 ) -> list[SweepRun]:
     """Every run of a sweep, checked before the first one starts; nothing is written.
 
     Args:
-        files: experiments, each a file or a name in ``experiments/``.
+        files: experiments or searches, each a file or a name in ``experiments/``.
         changes: parameters that replace those of every file.
         seeds: each experiment runs with the seeds 0 to `seeds` - 1, as ``<name>-seed<k>``. None:
             once, with the name and the seed of its file.
         start: 01 stands for "what is missing". A later notebook is executed again, with those
             after it, where it is complete as well.
-        stop: last notebook, two digits.
+        stop: last notebook, two digits; empty: 07, or 05 of a search.
 
     Raises:
-        UserError: as `resolve_experiment`; two runs of one name; a folder in use that is no run; a
-            run that was made with other parameters, or lacks a notebook before `start`.
+        UserError: as `resolve_experiment` and `read_search`; two runs of one name; a folder in use
+            that is no run; a run that was made with other parameters, or lacks a notebook before
+            `start`; a search with seeds, a later notebook, or a change of what it varies.
     """
-    select_notebooks(start, stop)
+    select_notebooks(start, stop or NOTEBOOKS[-1][:2])
     if seeds is not None and "seed" in changes:
         raise UserError("-p seed and --seeds exclude each other: --seeds n takes 0 to n-1.")
     runs: dict[str, SweepRun] = {}
     made_by: dict[str, Path] = {}
     for file in files:
         path = experiment_file(file)
-        for name in _names(path, changes, seeds):
-            experiment = resolve_experiment(path, {**changes, **name}, start)
+        search = read_search(path)
+        if search is None:
+            base, last, sets = path, stop or NOTEBOOKS[-1][:2], _names(path, changes, seeds)
+        else:
+            base, last = search.experiment, stop or LAST
+            sets = _trials(search, path, changes, seeds, last)
+        for own in sets:
+            experiment = resolve_experiment(base, {**changes, **own}, start)
             if experiment.name in runs:
                 raise UserError(
                     f"{made_by[experiment.name]} and {path} both make the run {experiment.name}: "
                     "give each file a name of its own."
                 )
             made_by[experiment.name] = path
-            run = runs[experiment.name] = _locate(experiment, path, start, stop)
-            require_inputs(experiment, run.start, stop)
+            run = runs[experiment.name] = _locate(experiment, path, start, last)
+            require_inputs(experiment, run.start, last)
     return list(runs.values())
 
 
@@ -120,6 +128,22 @@ def _names(path: Path, changes: Mapping[str, Any], seeds: int | None) -> list[di
         return [{}]
     name = resolve_experiment(path, changes).name
     return [{"name": f"{name}-seed{seed}", "seed": seed} for seed in range(seeds)]
+
+
+def _trials(
+    search: Search, path: Path, changes: Mapping[str, Any], seeds: int | None, stop: str
+) -> list[dict[str, Any]]:
+    """The name and the parameters of each trial of a search."""
+    if seeds is not None:
+        raise UserError(f"{path}: a search takes no --seeds: make seed one of its parameters.")
+    if stop > LAST:
+        raise UserError(
+            f"{path}: a search is judged on validation and ends with {LAST}: leave out --to {stop}."
+        )
+    for parameter in ("name", *next(iter(search.trials.values()))):
+        if parameter in changes:
+            raise UserError(f"-p {parameter}: {path} gives it to each trial.")
+    return [{**trial, "name": name} for name, trial in search.trials.items()]
 
 
 def _locate(experiment: Experiment, path: Path, start: str, stop: str) -> SweepRun:
