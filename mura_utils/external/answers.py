@@ -80,15 +80,12 @@ def read_answers(path: Path) -> Answers:
     remarks += left_out + assumed
     if not classes:
         return Answers(binary_predictions(rows, probabilities[P_ABNORMAL]), True, remarks)
-    _require_classes(classes, probabilities, path)
-    if (rows["body_part"] == "").all():
+    known = (rows["body_part"] != "").all()
+    _refuse_classes(classes, rows["label"] if known else rows["label"][:0], path)
+    _refuse_other_sums(probabilities, path)
+    if not known:
         remarks.append("No body part is known: only normal or abnormal is evaluated.")
         return Answers(binary_predictions(rows, p_abnormal(probabilities)), True, remarks)
-    for line, label in rows["label"][~rows["label"].isin(classes)].items():
-        raise UserError(
-            f"{path}, line {line}: the label {shown(label)} has no column p:{label}; the classes "
-            f"there are {', '.join(classes)}."
-        )
     return Answers(predictions_frame(rows, classes, probabilities), False, remarks)
 
 
@@ -139,7 +136,7 @@ def _under_header(table: Table) -> pd.DataFrame:
 
 def _of_test(cells: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
     """The rows of the test split, where a column tells several splits apart."""
-    if "split" not in cells or cells["split"].nunique() == 1:
+    if len(set(cells.get("split", ""))) <= 1:
         return cells, []
     test = cells[cells["split"] == "test"]
     if test.empty:
@@ -158,7 +155,7 @@ def _truth(cells: pd.DataFrame, path: Path) -> pd.DataFrame:
         column = "label"
     elif "abnormality" in cells:
         abnormality = read_flags(cells["abnormality"]).map(_FLAGS)
-        parts = cells["body_part"] if "body_part" in cells else ""
+        parts = cells.get("body_part", "")
         truth = pd.DataFrame({"abnormality": abnormality, "body_part": parts}, index=cells.index)
         column = "abnormality"
     else:
@@ -207,7 +204,9 @@ def _identity(cells: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]
         )
     if "study" not in cells:
         remarks.append("No column study: each row is its own study.")
-    identity = {"path": images, "patient": patients, "study": patients + "/" + studies}
+    elif patients.groupby(studies).nunique().max() > 1:
+        studies = patients + "/" + studies  # as in MURA, where every patient has a study1
+    identity = {"path": images, "patient": patients, "study": studies}
     return pd.DataFrame(identity), remarks
 
 
@@ -229,7 +228,7 @@ def _numbers(cells: pd.DataFrame, path: Path) -> pd.DataFrame:
     )
     values = text.apply(pd.to_numeric, errors="coerce").astype(float)
     for row, column in np.argwhere(~((values >= 0) & (values <= 1)).to_numpy()):
-        cell = cells.iat[row, column]
+        cell = cells.iloc[row, column]
         found = f"is {shown(cell)}" if cell else "is empty"
         raise UserError(
             f"{path}, line {cells.index[row]}: {cells.columns[column]} {found}; give a probability "
@@ -238,18 +237,29 @@ def _numbers(cells: pd.DataFrame, path: Path) -> pd.DataFrame:
     return values
 
 
-def _require_classes(classes: list[str], probabilities: pd.DataFrame, path: Path) -> None:
+def _refuse_classes(classes: list[str], labels: pd.Series, path: Path) -> None:
+    """Refuse classes that are neither normal nor abnormal, and labels that are no class."""
     for label in classes:
         if split(label)[0] not in (ABNORMAL, NORMAL):
             raise UserError(
                 f"{path}, column p:{label}: a class is Abnormal-… or Normal-…, such as "
                 "p:Abnormal-HAND."
             )
+    for line, label in labels[~labels.isin(classes)].items():
+        raise UserError(
+            f"{path}, line {line}: the label {shown(label)} has no column p:{label}; the classes "
+            f"there are {', '.join(classes)}."
+        )
+
+
+def _refuse_other_sums(probabilities: pd.DataFrame, path: Path) -> None:
+    """Refuse rows that do not add up to 1, but for rounding to two decimals."""
+    count = probabilities.shape[1]
     total = probabilities.sum(axis=1)
-    off = (total - 1).abs() > max(0.01, _ROUNDING * len(classes))
+    off = (total - 1).abs() > max(0.01, _ROUNDING * count)
     if off.any():
         line = off.idxmax()
         raise UserError(
-            f"{path}, line {line}: the probabilities of the {len(classes)} classes add up to "
+            f"{path}, line {line}: the probabilities of the {count} classes add up to "
             f"{total[line]:.3g}, not 1; give those of one softmax, or only {P_ABNORMAL}."
         )

@@ -1,4 +1,4 @@
-"""``mura evaluate``: a run on another data set, beside its own test split; and any tool's answers."""
+"""``mura evaluate``: a run on another data set beside its own test split; any tool's answers."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def evaluate_file(path: Path, threshold: float | None = None, out: Path | None =
         logger.info(remark)
     threshold = defaults.threshold if threshold is None else threshold
     metrics = _judge(answers.predictions, answers.binary, threshold, defaults.bootstrap)
+    logger.info(f"An image or study is called abnormal above the threshold {threshold:g}.")
     _show({path.name: metrics})
     if out is not None:
         about = {"schema": SCHEMA, "file": path.name, "binary": answers.binary}
@@ -256,7 +257,7 @@ def side_by_side(metrics: Mapping[str, Metrics]) -> pd.DataFrame:
     """
     columns = {}
     for name, of in metrics.items():
-        table = metrics_table(dict.fromkeys(LEVELS, {}) | dict(of))
+        table = metrics_table({level: {} for level in LEVELS} | dict(of))
         texts = [_interval(*row) for row in table[["value", "low", "high"]].to_numpy()]
         columns[name] = pd.Series(texts, pd.MultiIndex.from_frame(table[["level", "metric"]]))
     return pd.DataFrame(columns)

@@ -1,4 +1,4 @@
-"""A trained run or ensemble under test: its networks, its threshold, the images that it has seen."""
+"""A trained run or ensemble under test: its networks, its threshold, the images it has seen."""
 
 from __future__ import annotations
 
