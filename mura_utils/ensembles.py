@@ -35,6 +35,7 @@ from mura_utils.runs.ensemble import (
     require_members,
     write_ensemble,
 )
+from mura_utils.runs.model_card import write_model_card
 from mura_utils.runs.pipeline import discard
 from mura_utils.runs.record import is_ensemble, is_tested, working_in, write_completed
 
@@ -52,7 +53,7 @@ def make_ensemble(
     soup: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Average runs into ``runs/<name>/``: predictions.csv and metrics.json as notebook 06 has them.
+    """Average runs into ``runs/<name>/``: predictions.csv, metrics.json and a model card as of notebook 06.
 
     All members have the same weight. They may differ in everything but their images, labels and
     split, and the threshold and number of resamples of notebook 06; so no member has learned from
@@ -109,6 +110,7 @@ def make_ensemble(
         write_json(temporary / "metrics.json", metrics_record(source, metrics, constant))
         write_ensemble(temporary, ensemble)
         write_completed(temporary, [])
+        write_model_card(temporary, folder.name)
         require_members(folder.name, ensemble)  # unless a training of one ended meanwhile
         _refuse_in_use(folder, overwrite)
         discard(folder)

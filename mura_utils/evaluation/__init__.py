@@ -13,7 +13,12 @@ from mura_utils.evaluation.predictions import (
     study_predictions,
 )
 from mura_utils.evaluation.record import constant_answer, metrics_record
-from mura_utils.evaluation.tables import classification_report, kappa_table, metrics_table
+from mura_utils.evaluation.tables import (
+    classification_report,
+    interval_text,
+    kappa_table,
+    metrics_table,
+)
 
 __all__ = [
     "LEVELS",
@@ -22,6 +27,7 @@ __all__ = [
     "constant_answer",
     "evaluate",
     "evaluate_abnormality",
+    "interval_text",
     "kappa_table",
     "metrics_record",
     "metrics_table",

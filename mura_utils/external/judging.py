@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mura_utils.data.manifest import admit, format_report, quality_report, scan
@@ -17,6 +16,7 @@ from mura_utils.evaluation import (
     LEVELS,
     PREDICTION_COLUMNS,
     evaluate,
+    interval_text,
     metrics_table,
     predictions_frame,
 )
@@ -258,12 +258,6 @@ def side_by_side(metrics: Mapping[str, Metrics]) -> pd.DataFrame:
     columns = {}
     for name, of in metrics.items():
         table = metrics_table({level: {} for level in LEVELS} | dict(of))
-        texts = [_interval(*row) for row in table[["value", "low", "high"]].to_numpy()]
+        texts = [interval_text(*row) for row in table[["value", "low", "high"]].to_numpy()]
         columns[name] = pd.Series(texts, pd.MultiIndex.from_frame(table[["level", "metric"]]))
     return pd.DataFrame(columns)
-
-
-def _interval(value: float, low: float, high: float) -> str:
-    if np.isnan(value):
-        return "undefined"
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -48,8 +48,11 @@ STAGES = (
     Stage(
         "06",
         "evaluation",
-        ("manifest.csv", "splits.csv", "model.keras", "training.json"),
-        ("predictions.csv", "metrics.json", "figures/"),
+        (
+            *("manifest.csv", "splits.csv", "model.keras", "training.json"),
+            *("quality.json", "leakage.json"),
+        ),
+        ("predictions.csv", "metrics.json", "model_card.md", "figures/"),
     ),
     Stage(
         "07",
