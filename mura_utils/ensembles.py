@@ -53,7 +53,7 @@ def make_ensemble(
     soup: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Average runs into ``runs/<name>/``: predictions.csv, metrics.json and a model card as of notebook 06.
+    """Average runs into ``runs/<name>/``: predictions.csv, metrics.json, card as of notebook 06.
 
     All members have the same weight. They may differ in everything but their images, labels and
     split, and the threshold and number of resamples of notebook 06; so no member has learned from

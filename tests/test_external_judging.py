@@ -59,7 +59,9 @@ def run(tree):
         write_csv(folder / "splits.csv", rows[["path"]].assign(split=splits))
         held_out = rows.assign(split=splits)
         held_out = held_out[(held_out["split"] != "train") & rows["label"].isin(classes)]
-        p = answers_of(model, tree, held_out, parameters.get("resize", "stretch"))
+        p = np.empty((0, len(classes)))
+        if len(held_out):
+            p = answers_of(model, tree, held_out, parameters.get("resize", "stretch"))
         write_csv(folder / "predictions.csv", predictions_frame(held_out, classes, p))
         return folder
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mura_utils.data.manifest import admit, format_report, quality_report, scan
+from mura_utils.data.manifest import admit, quality_report, scan
 from mura_utils.data.sources import open_source
 from mura_utils.errors import UserError
 from mura_utils.evaluation import (
@@ -31,7 +31,7 @@ from mura_utils.runs.record import require_trained, working_in
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 10  # excluded files, and remarks of each kind
+_SHOWN = 10  # excluded files
 
 _OF_CLASSES = {"classes", "classes_without_images", "confusion", "roc"}
 
@@ -142,10 +142,15 @@ def _images(
     logger.info(f"{listing}")
     inventory = scan(listing, progress=progress)
     quality = quality_report(listing, inventory)
-    logger.info(format_report(quality, _SHOWN))
     rows = admit(inventory)
-    logger.info(f"{len(rows):,} of {len(inventory):,} listed images are usable, of all splits.")
-    known = subject.images.groupby("split")["sha256"].agg(set)
+    for entry in quality["excluded"][:_SHOWN]:
+        logger.info("excluded: {path}: {fault}: {detail}".format(**entry))
+    logger.info(
+        f"{len(rows):,} of {len(inventory):,} listed images are usable, of all splits; 'mura data "
+        "check' lists the others, and what is odd."
+    )
+    by_split = subject.images.groupby("split")["sha256"]
+    known = {"train": set(), "validation": set()} | by_split.agg(set).to_dict()
     if "" in known["train"]:
         logger.info(
             f"{subject.folder.name} was made with read_pixels = false: whether it was trained on "
@@ -163,7 +168,7 @@ def _images(
             "that it has not seen."
         )
     rows = rows[~trained_on].reset_index(drop=True)
-    validated = int(rows["sha256"].isin(known.get("validation", set()) - {""}).sum())
+    validated = int(rows["sha256"].isin(known["validation"]).sum())
     if validated:
         logger.info(
             f"{validated:,} of the others are validation images of {subject.folder.name}, on which "
@@ -216,6 +221,9 @@ def _own_predictions(subject: Subject, body_parts: set[str] | None) -> pd.DataFr
         logger.info(f"No internal numbers: {subject.folder.name} has not completed 06_evaluation.")
         return None
     kept = test if body_parts is None else test[test["body_part"].isin(body_parts)]
+    if kept.empty:
+        logger.info("No internal numbers: the run's test split has none of these body parts.")
+        return None
     if len(kept) < len(test):
         logger.info(f"Internal: only {_listed(kept['body_part'])}, as in the external images.")
     return kept
