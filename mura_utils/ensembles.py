@@ -110,8 +110,8 @@ def make_ensemble(
         write_json(temporary / "metrics.json", metrics_record(source, metrics, constant))
         write_ensemble(temporary, ensemble)
         write_completed(temporary, [])
-        write_model_card(temporary, folder.name)
         require_members(folder.name, ensemble)  # unless a training of one ended meanwhile
+        write_model_card(temporary, folder.name)
         _refuse_in_use(folder, overwrite)
         discard(folder)
     alone = ", ".join(f"{member.val_accuracy:.3f}" for member in members)
