@@ -228,11 +228,8 @@ def data_check(
     """
     from mura_utils.data.manifest import admit, format_report, quality_report, scan
     from mura_utils.data.sources import open_source
-    from mura_utils.paths import data_dir, expand, resolve
 
-    here = expand(folder)
-    root = resolve(here) if here.exists() else data_dir() / here
-    listing = open_source(root, source)
+    listing = open_source(_data_folder(folder), source)
     typer.echo(listing)
     inventory = scan(listing, read_pixels=pixels, progress=sys.stderr.isatty())
     report = quality_report(listing, inventory)
@@ -258,6 +255,36 @@ def predict(
         for remark in result["remarks"]:
             typer.echo(f"{result['image']}: {remark['kind']}: {remark['detail']}", err=True)
     typer.echo(json.dumps(results, indent=2))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Option(help="a run's name, or its folder")] = "",
+    data: Annotated[str, typer.Option(help="a data set's folder, or a name in data/")] = "",
+    source: Annotated[str, typer.Option(help="auto, mura, fracatlas or phantom")] = "auto",
+    binary: Annotated[
+        bool, typer.Option("--binary", help="only normal or abnormal, of all body parts")
+    ] = False,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV of any tool; no --run and --data")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="with --predictions; a run has its own", min=0, max=1)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the results")] = None,
+) -> None:
+    """Test a run on another data set, or judge the predictions of any tool."""
+    from mura_utils import external
+
+    if predictions is not None and not (run or data or binary):
+        external.evaluate_file(predictions, threshold, out)
+    elif predictions is None and run and data and threshold is None:
+        root = _data_folder(data)
+        external.evaluate_run(run, root, source, binary, out, progress=sys.stderr.isatty())
+    else:
+        raise UserError(
+            "Give --run and --data, with --binary if need be, or --predictions with --threshold."
+        )
 
 
 @app.command()
@@ -327,6 +354,14 @@ def _changes(assignments: Sequence[str]) -> dict[str, Any]:
         if key in changes and expand(changes[key]).exists():
             changes[key] = str(resolve(changes[key]))
     return changes
+
+
+def _data_folder(name: str) -> Path:
+    """A folder as typed in a shell: from where the shell is, else a name in data/."""
+    from mura_utils.paths import data_dir, expand, resolve
+
+    here = expand(name)
+    return resolve(here) if here.exists() else data_dir() / here
 
 
 def _find_a_home() -> None:

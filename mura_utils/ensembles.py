@@ -37,6 +37,7 @@ from mura_utils.runs.ensemble import (
     require_members,
     write_ensemble,
 )
+from mura_utils.runs.model_card import write_model_card
 from mura_utils.runs.pipeline import discard
 from mura_utils.runs.record import is_ensemble, is_tested, working_in, write_completed
 from mura_utils.sections import Evaluation
@@ -122,6 +123,7 @@ def make_ensemble(
         write_ensemble(temporary, ensemble)
         write_completed(temporary, [])
         require_members(folder.name, ensemble)  # unless a training of one ended meanwhile
+        write_model_card(temporary, folder.name)
         _refuse_in_use(folder, overwrite)
         discard(folder)
     alone = ", ".join(f"{member.val_accuracy:.3f}" for member in members)

@@ -54,6 +54,10 @@ def mura(monkeypatch, capfd):
         (["sweep", "demo", "--from", "5", "--to", "3"], "--from 05 comes after --to 03"),
         (["report", "--run", "nothing"], "There is no run 'nothing'"),
         (["compare", "exp1"], "There is no trained run (exp1: not trained)"),
+        (["evaluate", "--run", "exp6"], "Give --run and --data"),
+        (["evaluate", "--predictions", "a.csv", "--binary"], "or --predictions with --threshold"),
+        (["evaluate", "--run", "nothing", "--data", "."], "There is no trained run 'nothing'"),
+        (["evaluate", "--predictions", "/nowhere.csv"], "/nowhere.csv"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_made(mura, arguments, sentence):

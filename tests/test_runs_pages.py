@@ -273,6 +273,13 @@ def test_a_model_card_is_a_page_with_its_figures(make):
     assert "model_card.html" in [link["href"] for link in pages["index"].all("a")]
 
 
+def test_the_card_of_an_earlier_model_is_no_page(make):
+    folder = make(notebooks=5)
+    write_text(folder / "model_card.md", "# The model\n\nIt was trained.\n")
+    write_report(folder)
+    assert "model_card" not in read(folder)
+
+
 def test_a_picture_without_description_and_a_file_without_picture_are_remarks(make):
     folder = make()
     bare = book(0)

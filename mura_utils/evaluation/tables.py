@@ -152,3 +152,17 @@ def kappa_table(metrics: dict[str, Any], name: str, test_set: str) -> pd.DataFra
     ]
     table = pd.concat([pd.DataFrame(ours), report.PEERS, report.FIG_36], ignore_index=True)
     return table.astype({"kappa": float, "low": float, "high": float})
+
+
+def interval_text(value: float | None, low: float | None, high: float | None) -> str:
+    """A metric with its interval, as tables of text show it; None and NaN are undefined.
+
+    Example:
+        >>> interval_text(0.8, 0.7, 0.9), interval_text(1, None, None), interval_text(None, 0, 1)
+        ('0.800 [0.700, 0.900]', '1.000', 'undefined')
+    """
+    if pd.isna(value):
+        return "undefined"
+    if pd.isna(low) or pd.isna(high):
+        return f"{value:.3f}"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"

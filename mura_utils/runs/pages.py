@@ -172,7 +172,7 @@ def _write_pages(report: _Report, out: Path) -> None:
     pages = [_Page("index", f"The run {report.folder.name}")]
     pages += [_Page(name, _title(name, book)) for name, book in report.books.items()]
     card = report.folder / f"{_CARD}.md"
-    if card.is_file():
+    if card.is_file() and "06_evaluation" in report.books:  # else it is of an earlier model
         pages.append(_Page(_CARD, "Model card"))
     exporter = HTMLExporter(config=_EXPORT)
     pages[0].body = _overview(report, pages, out)

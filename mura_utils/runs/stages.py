@@ -48,8 +48,14 @@ STAGES = (
     Stage(
         "06",
         "evaluation",
-        ("manifest.csv", "splits.csv", "model.keras", "training.json", "frozen_features.csv"),
-        ("predictions.csv", "metrics.json", "operating_point.json", "figures/"),
+        (
+            *("manifest.csv", "splits.csv", "model.keras", "training.json"),
+            *("frozen_features.csv", "quality.json", "leakage.json"),
+        ),
+        (
+            *("predictions.csv", "metrics.json", "operating_point.json"),
+            *("model_card.md", "figures/"),
+        ),
     ),
     Stage(
         "07",

@@ -1,0 +1,115 @@
+"""A trained run or ensemble under test: its networks, its threshold, the images it has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from mura_utils.data.pixels import load_pixels
+from mura_utils.errors import UserError
+from mura_utils.paths import read_table, reading
+from mura_utils.runs.ensemble import Member, Networks, networks_of, read_ensemble, read_member
+from mura_utils.runs.record import is_ensemble, is_tested
+from mura_utils.terminal import hide_bars
+
+OPERATING_POINT = "operating_point.json"
+
+_BATCHES_AT_ONCE = 16  # between two steps of the progress bar
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained run, or an ensemble.
+
+    Attributes:
+        folder: where it is.
+        networks: whose mean is its answer.
+        members: the run itself, or those of the ensemble; they share images, labels and split.
+    """
+
+    folder: Path
+    networks: Networks
+    members: tuple[Member, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> Subject:
+        """Read it from its folder.
+
+        Raises:
+            UserError: its record is damaged, or a member is not the one that it was made of.
+        """
+        members = read_ensemble(folder).members if is_ensemble(folder) else (read_member(folder),)
+        return cls(folder, networks_of(folder), members)
+
+    @cached_property
+    def threshold(self) -> tuple[float, str]:
+        """Abnormal is P(abnormal) above it; and where it is from."""
+        path = self.folder / OPERATING_POINT
+        if is_tested(self.folder) and path.is_file():
+            with reading(path) as point:
+                if point["threshold"] is not None:
+                    return float(point["threshold"]), f"{path.name}, {point['rule']}"
+        return self.members[0].experiment.threshold, "the parameter threshold"
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """Its manifest, with the split of each image."""
+        folder = self.members[0].folder
+        manifest = read_table(folder / "manifest.csv")
+        return manifest.merge(read_table(folder / "splits.csv"), on="path")
+
+    def test_predictions(self) -> pd.DataFrame | None:
+        """What it has answered on its own test split; None where 06_evaluation is not complete."""
+        if not is_tested(self.folder):
+            return None
+        predictions = read_table(self.folder / "predictions.csv")
+        return predictions[predictions["split"] == "test"]
+
+    def answer(self, root: Path, rows: pd.DataFrame, progress: bool = True) -> np.ndarray:
+        """Probabilities of images, batch by batch, from the pixel cache.
+
+        Args:
+            root: folder that the rows' paths are relative to.
+            rows: N rows with path and sha256.
+            progress: show progress bars.
+
+        Returns:
+            (N, K) float32, in the order of `networks.classes`.
+
+        Raises:
+            UserError: a model cannot be loaded, or has other classes; a file changed meanwhile.
+        """
+        answers = [
+            np.concatenate([*self._answers_of(file, how, root, rows, progress)])
+            for file, how in zip(self.networks.files, self.networks.resize, strict=True)
+        ]
+        return np.mean(answers, axis=0, dtype=float).astype(np.float32)
+
+    def _answers_of(
+        self, file: Path, how: str, root: Path, rows: pd.DataFrame, progress: bool
+    ) -> Iterator[np.ndarray]:
+        """The probabilities that one network gives, over mirror images as well if need be."""
+        from mura_utils.network.saved import load_model
+
+        model = load_model(file)
+        if model.output_shape[-1] != len(self.networks.classes):
+            raise UserError(
+                f"{self.networks.described_in} names {len(self.networks.classes)} classes, but "
+                f"{file} has {model.output_shape[-1]}: they are not of one training; run "
+                "05_modeling again."
+            )
+        pixels = load_pixels(root, rows, model.input_shape[1], progress=progress, resize=how)
+        batch_size = self.members[0].experiment.batch_size
+        together = batch_size * _BATCHES_AT_ONCE
+        starts = range(0, len(rows), together)
+        for start in tqdm(starts, f"predicting, {file.parent.name}", disable=hide_bars(progress)):
+            batch = pixels[start : start + together][..., np.newaxis]
+            views = [batch, batch[:, :, ::-1]] if self.networks.flip else [batch]
+            found = [model.predict(view, batch_size, verbose=0) for view in views]
+            yield np.mean(found, axis=0, dtype=float)
