@@ -19,11 +19,15 @@ from mura_utils.data.dataset import Images, load_images
 from mura_utils.errors import UserError, naming_damage, shown
 from mura_utils.evaluation import (
     PREDICTION_COLUMNS,
+    calibration_record,
+    conformal_record,
     constant_answer,
     evaluate,
+    fit_temperature,
     metrics_record,
     metrics_table,
     predictions_frame,
+    risk_coverage,
 )
 from mura_utils.experiments import data_root, validate_parameters
 from mura_utils.labels import probabilities_of, probability_columns
@@ -102,11 +106,18 @@ def make_ensemble(
         )
         metrics = evaluate(test, experiment.threshold, experiment.bootstrap)
         constant = constant_answer(manifest, classes, experiment.threshold)
+        fitted = fit_temperature(validation)
+        trust = {
+            "calibration": calibration_record(test, fitted, experiment.bootstrap),
+            "conformal": conformal_record(validation, test, experiment.bootstrap),
+            "risk_coverage": risk_coverage(test, experiment.bootstrap),
+        }
         accuracy = float((validation["label"] == validation["predicted"]).mean())
         ensemble = Ensemble(members, soup, flip, accuracy)
         write_csv(temporary / "predictions.csv", predictions)
         source = manifest["source"].iloc[0]
-        write_json(temporary / "metrics.json", metrics_record(source, metrics, constant))
+        write_json(temporary / "metrics.json", metrics_record(source, metrics, constant, **trust))
+        write_json(temporary / "calibration.json", fitted)
         write_ensemble(temporary, ensemble)
         write_completed(temporary, [])
         require_members(folder.name, ensemble)  # unless a training of one ended meanwhile
@@ -119,6 +130,8 @@ def make_ensemble(
     table = metrics_table(metrics)
     logger.info(f"{metrics['counts']['images']:,} test images, with 95% intervals:")
     logger.info(table[table["metric"].isin(_SHOWN)].round(3).to_string(index=False))
+    if fitted["not_fitted"]:
+        logger.info(f"Temperature 1, not fitted: {fitted['not_fitted']}.")
     logger.info(f"The ensemble {folder.name}: {folder}")
     return folder
 

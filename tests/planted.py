@@ -8,6 +8,8 @@ from scipy.special import softmax
 
 from mura_utils.labels import join, probability_columns, split
 
+SPLITS = ("validation", "test")
+
 CLASSES = [join(a, part) for a in ("Abnormal", "Normal") for part in ("HAND", "WRIST")]
 
 
@@ -30,10 +32,5 @@ def planted(images, temperature=1.0, name="test", classes=CLASSES, seed=0):
 
 
 def both_splits(temperature=1.0, images=2000):
-    return pd.concat(
-        [
-            planted(images, temperature, name, seed=n)
-            for n, name in enumerate(("validation", "test"))
-        ],
-        ignore_index=True,
-    )
+    """Validation and test."""
+    return [planted(images, temperature, name, seed=n) for n, name in enumerate(SPLITS)]

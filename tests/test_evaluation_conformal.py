@@ -57,11 +57,11 @@ def test_the_threshold_is_the_order_statistic_of_the_true_labels_probabilities()
 def test_with_too_few_patients_every_set_holds_every_label_and_the_record_says_so(
     patients, everything
 ):
-    frame = pd.concat([planted(patients, name="validation"), planted(40)], ignore_index=True)
-    record = conformal_record(frame, bootstrap=10)
+    validation = planted(10, name="validation").head(patients)
+    record = conformal_record(validation, planted(40), bootstrap=10)
     assert record["too_few_patients"] is everything
     assert (record["size"]["value"] == len(CLASSES)) is everything
-    assert (record["expected"] is None) is everything
+    assert (record["expected_low"] is None) is everything
     assert record["calibration_patients"] == patients
 
 
@@ -74,17 +74,16 @@ def test_one_image_of_each_patient_is_drawn_and_the_seed_chooses_it():
 
 
 def test_the_record_covers_what_it_promises_and_is_json():
-    frame = both_splits()
-    record = conformal_record(frame, bootstrap=50)
+    validation, test = both_splits()
+    record = conformal_record(validation, test, bootstrap=50)
     assert record["coverage"]["value"] == pytest.approx(0.9, abs=0.02)
-    assert record["expected"]["low"] < 0.9 < record["expected"]["high"]
+    assert record["expected_low"] < 0.9 < record["expected_high"]
     assert sum(row["images"] for row in record["body_parts"]) == 2000
     assert [row["set"] for row in record["kinds"]] == list(SET_KINDS)
     assert sum(row["images"] for row in record["kinds"]) == 2000
     covered = sum(row["images"] * (row["covered"] or 0) for row in record["kinds"])
     assert covered == pytest.approx(2000 * record["coverage"]["value"])
-    test = frame[frame["split"] == "test"]
-    sets = prediction_sets(frame[frame["split"] == "validation"], test)
+    sets = prediction_sets(validation, test)
     assert record["size"]["value"] == pytest.approx(sets.sum(axis=1).mean())
     hands = sets[test["body_part"] == "HAND"]
     by_part = {row["body_part"]: row for row in record["body_parts"]}
@@ -96,9 +95,8 @@ def test_the_record_covers_what_it_promises_and_is_json():
 
 
 def test_a_body_part_without_errors_has_wilsons_interval():
-    frame = both_splits(images=200)
-    everything = frame[(frame["split"] == "test") | (frame.index < 5)]
-    row = conformal_record(everything, bootstrap=20)["coverage"]
+    validation, test = both_splits(images=200)
+    row = conformal_record(validation.head(5), test, bootstrap=20)["coverage"]
     assert (row["value"], row["high"], row["interval"]) == (1, 1, "wilson")
     assert 0.97 < row["low"] < 0.99
 

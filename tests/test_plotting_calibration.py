@@ -8,11 +8,12 @@ from figures import texts
 from planted import both_splits, planted
 
 from mura_utils import plotting
-from mura_utils.evaluation import calibration_record, risk_coverage
+from mura_utils.evaluation import calibration_record, fit_temperature, risk_coverage
 
 
 def test_reliability_has_a_dot_a_bin_and_says_what_a_calibrated_model_would_show():
-    record = calibration_record(both_splits(2.0, images=300), bootstrap=20)
+    validation, test = both_splits(2.0, images=300)
+    record = calibration_record(test, fit_temperature(validation), bootstrap=20)
     fig = plotting.reliability_diagram(record)
     assert len(fig.axes) == 4
     bins = record["after"]["abnormal"]["bins"]
@@ -28,7 +29,9 @@ def test_reliability_has_a_dot_a_bin_and_says_what_a_calibrated_model_would_show
 
 
 def test_reliability_is_drawn_without_intervals():
-    fig = plotting.reliability_diagram(calibration_record(planted(30), bootstrap=0))
+    test = planted(30)
+    record = calibration_record(test, fit_temperature(test), bootstrap=0)
+    fig = plotting.reliability_diagram(record)
     assert [len(ax.lines) for ax in fig.axes] == [2] * 4
 
 

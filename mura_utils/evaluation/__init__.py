@@ -1,6 +1,7 @@
 """How good a model is: predictions, metrics at four levels, intervals over patients, tables."""
 
 from mura_utils.evaluation.calibration import (
+    GivenProbabilities,
     at_temperature,
     calibration_record,
     calibration_table,
@@ -32,6 +33,7 @@ from mura_utils.evaluation.tables import classification_report, kappa_table, met
 __all__ = [
     "LEVELS",
     "PREDICTION_COLUMNS",
+    "GivenProbabilities",
     "at_temperature",
     "calibration_record",
     "calibration_table",

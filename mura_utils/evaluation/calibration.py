@@ -13,8 +13,13 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.isotonic import IsotonicRegression
 
 from mura_utils.evaluation.intervals import RESAMPLES, Weights, draw_patients, resampled
-from mura_utils.evaluation.predictions import PREDICTION_COLUMNS, require_columns
-from mura_utils.labels import ABNORMAL, classes_of, p_abnormal, probabilities_of
+from mura_utils.labels import (
+    ABNORMAL,
+    classes_of,
+    p_abnormal,
+    probabilities_of,
+    probability_columns,
+)
 
 FEWEST_PATIENTS = 20
 """A temperature is fitted on at least as many validation patients."""
@@ -60,11 +65,11 @@ class GivenProbabilities(ClassifierMixin, BaseEstimator):
         return X.argmax(axis=1)
 
 
-def fit_temperature(predictions: pd.DataFrame) -> dict[str, Any]:
+def fit_temperature(validation: pd.DataFrame) -> dict[str, Any]:
     """Fit the temperature that gives the validation images the lowest log loss.
 
     Args:
-        predictions: rows of predictions.csv; those of validation are used.
+        validation: rows of predictions.csv that are of validation.
 
     Returns:
         The content of calibration.json: ``temperature`` (above 1: the probabilities were too
@@ -73,12 +78,9 @@ def fit_temperature(predictions: pd.DataFrame) -> dict[str, Any]:
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 
     Example:
-        >>> columns = [*PREDICTION_COLUMNS, "p:Abnormal-HAND", "p:Normal-HAND"]
-        >>> fit_temperature(pd.DataFrame(columns=columns))["not_fitted"]
-        'validation has 0 patients, fewer than 20'
+        >>> fit_temperature(pd.DataFrame({"patient": [*"112"]}))["not_fitted"]
+        'validation has 2 patients, fewer than 20'
     """
-    require_columns(predictions, PREDICTION_COLUMNS)
-    validation = predictions[predictions["split"] == "validation"]
     patients = validation["patient"].nunique()
     if patients < FEWEST_PATIENTS:
         known = f"{patients} patient{'' if patients == 1 else 's'}"
@@ -120,28 +122,26 @@ def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def calibration_record(
-    predictions: pd.DataFrame, bootstrap: int = RESAMPLES, seed: int = 0
+    test: pd.DataFrame, fitted: dict[str, Any], bootstrap: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
-    """The key ``calibration`` of metrics.json: fitted on validation, measured on test.
+    """The key ``calibration`` of metrics.json: errors before and after a temperature.
 
     Args:
-        predictions: rows of predictions.csv, of validation and test.
-        bootstrap: resamples of the test patients.
+        test: rows of predictions.csv that are of test.
+        fitted: as returned by `fit_temperature`.
+        bootstrap: resamples of the patients.
         seed: of the resampling and of the simulated labels.
 
     Returns:
-        What `fit_temperature` returns, and `calibration_metrics` of test ``before`` and ``after``.
+        `fitted` with ``before`` and ``after``, each as returned by `calibration_metrics`.
     """
-    fitted = fit_temperature(predictions)
-    test = predictions[predictions["split"] == "test"]
-    after = at_temperature(probabilities_of(test).to_numpy(), fitted["temperature"])
-    columns = [column for column in test if column.startswith("p:")]
+    scaled = at_temperature(probabilities_of(test).to_numpy(), fitted["temperature"])
+    columns = probability_columns(classes_of(test))
+    after = test.assign(**dict(zip(columns, scaled.T, strict=True)))
     return {
         **fitted,
         "before": calibration_metrics(test, bootstrap, seed),
-        "after": calibration_metrics(
-            test.assign(**dict(zip(columns, after.T, strict=True))), bootstrap, seed
-        ),
+        "after": calibration_metrics(after, bootstrap, seed),
     }
 
 

@@ -12,7 +12,6 @@ from scipy.stats import beta
 
 from mura_utils.evaluation.calibration import GivenProbabilities
 from mura_utils.evaluation.intervals import RESAMPLES, Weights, draw_patients, resampled
-from mura_utils.evaluation.predictions import PREDICTION_COLUMNS, require_columns
 from mura_utils.labels import body_part, classes_of, probabilities_of
 
 RISK = 0.1
@@ -96,27 +95,26 @@ def set_kinds(sets: pd.DataFrame) -> pd.Series:
 
 
 def conformal_record(
-    predictions: pd.DataFrame, bootstrap: int = RESAMPLES, seed: int = 0
+    validation: pd.DataFrame, test: pd.DataFrame, bootstrap: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
     """The key ``conformal`` of metrics.json: calibrated on validation, measured on test.
 
     Args:
-        predictions: rows of predictions.csv, of validation and test.
+        validation: rows of predictions.csv to calibrate on.
+        test: rows of predictions.csv to measure on.
         bootstrap: resamples of the test patients.
         seed: of the images drawn for calibration, and of the resampling.
 
     Returns:
         - ``asked`` (coverage, 0..1), ``score``, ``calibration_patients``, ``too_few_patients``.
-        - ``expected``: ``low`` and ``high``, in which the coverage lies for 95% of the calibration
-          sets of this size, whatever the model (Vovk, 2012); None with too few patients.
+        - ``expected_low`` and ``expected_high``, between which the coverage lies for 95% of all
+          calibration sets of this size, whatever the model (Vovk, 2012); None with too few patients.
         - ``coverage`` (share of test images whose set holds the true label) and ``size`` (mean
           number of labels), with intervals over patients.
         - ``body_parts``: records of body_part, images, coverage, size (with intervals).
         - ``kinds``: records of set (`SET_KINDS`), images, covered (share, None without images).
     """
-    require_columns(predictions, PREDICTION_COLUMNS)
-    drawn = one_image_a_patient(predictions[predictions["split"] == "validation"], seed)
-    test = predictions[predictions["split"] == "test"]
+    drawn = one_image_a_patient(validation, seed)
     sets = prediction_sets(drawn, test)
     true = sets.columns.get_indexer(test["label"])
     covered = sets.to_numpy()[np.arange(len(test)), true]
@@ -125,12 +123,14 @@ def conformal_record(
     found = _coverage(sets.sum(axis=1).to_numpy(), covered, test, bootstrap, seed)
     by_kind = pd.Series(covered).groupby(set_kinds(sets).to_numpy()).agg(["size", "mean"])
     by_kind = by_kind.reindex(SET_KINDS, fill_value=0)
+    low, high = _expected_coverage(len(drawn))
     return {
         "asked": 1 - RISK,
         "score": "lac",
         "calibration_patients": len(drawn),
         "too_few_patients": _too_few(len(drawn)),
-        "expected": _expected_coverage(len(drawn)),
+        "expected_low": low,
+        "expected_high": high,
         **found["all"],
         "body_parts": [
             {"body_part": part, "images": int(count), **found[part]}
@@ -165,12 +165,12 @@ def _too_few(images: int) -> bool:
     return images < 1 / RISK
 
 
-def _expected_coverage(images: int) -> dict[str, float] | None:
+def _expected_coverage(images: int) -> tuple[float | None, float | None]:
     if _too_few(images):
-        return None
+        return None, None
     rank = np.ceil((images + 1) * (1 - RISK))
     low, high = beta.interval(0.95, rank, images + 1 - rank)
-    return {"low": float(low), "high": float(high)}
+    return float(low), float(high)
 
 
 def _coverage(
