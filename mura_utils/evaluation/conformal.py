@@ -108,7 +108,7 @@ def conformal_record(
     Returns:
         - ``asked`` (coverage, 0..1), ``score``, ``calibration_patients``, ``too_few_patients``.
         - ``expected_low`` and ``expected_high``, between which the coverage lies for 95% of all
-          calibration sets of this size, whatever the model (Vovk, 2012); None with too few patients.
+          calibration sets of this size, whatever the model (Vovk, 2012); None if they are too few.
         - ``coverage`` (share of test images whose set holds the true label) and ``size`` (mean
           number of labels), with intervals over patients.
         - ``body_parts``: records of body_part, images, coverage, size (with intervals).
