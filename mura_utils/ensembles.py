@@ -19,13 +19,17 @@ from mura_utils.data.dataset import Images, load_images
 from mura_utils.errors import UserError, naming_damage, shown
 from mura_utils.evaluation import (
     PREDICTION_COLUMNS,
+    calibration_record,
     choose_operating_point,
+    conformal_record,
     constant_answer,
     evaluate,
+    fit_temperature,
     judge_operating_point,
     metrics_record,
     metrics_table,
     predictions_frame,
+    risk_coverage,
 )
 from mura_utils.experiments import data_root, validate_parameters
 from mura_utils.labels import probabilities_of, probability_columns
@@ -112,13 +116,20 @@ def make_ensemble(
             experiment.operating_target,
             experiment.threshold,
         )
-        judged = judge_operating_point(test, point, experiment.bootstrap)
+        fitted = fit_temperature(validation)
+        sections = {
+            "operating_point": judge_operating_point(test, point, experiment.bootstrap),
+            "calibration": calibration_record(test, fitted, experiment.bootstrap),
+            "conformal": conformal_record(validation, test, experiment.bootstrap),
+            "risk_coverage": risk_coverage(test, experiment.bootstrap),
+        }
         accuracy = float((validation["label"] == validation["predicted"]).mean())
         ensemble = Ensemble(members, soup, flip, accuracy)
         write_csv(temporary / "predictions.csv", predictions)
         source = manifest["source"].iloc[0]
         write_json(temporary / "operating_point.json", point)
-        described = metrics_record(source, metrics, constant, operating_point=judged)
+        write_json(temporary / "calibration.json", fitted)
+        described = metrics_record(source, metrics, constant, **sections)
         write_json(temporary / "metrics.json", described)
         write_ensemble(temporary, ensemble)
         write_completed(temporary, [])
@@ -133,6 +144,8 @@ def make_ensemble(
     table = metrics_table(metrics)
     logger.info(f"{metrics['counts']['images']:,} test images, with 95% intervals:")
     logger.info(table[table["metric"].isin(_SHOWN)].round(3).to_string(index=False))
+    if fitted["not_fitted"]:
+        logger.info(f"Temperature 1, not fitted: {fitted['not_fitted']}.")
     logger.info(f"The ensemble {folder.name}: {folder}")
     return folder
 

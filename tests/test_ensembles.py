@@ -12,12 +12,16 @@ from mura_utils import ensembles
 from mura_utils.ensembles import make_ensemble
 from mura_utils.errors import UserError
 from mura_utils.evaluation import (
+    calibration_record,
     choose_operating_point,
+    conformal_record,
     constant_answer,
     evaluate,
+    fit_temperature,
     judge_operating_point,
     metrics_record,
     predictions_frame,
+    risk_coverage,
 )
 from mura_utils.paths import read_json, read_table, runs_dir, write_csv, write_json
 from mura_utils.runs.record import write_completed
@@ -49,12 +53,17 @@ def test_predictions_and_metrics_are_those_of_the_mean_in_the_form_of_06():
     manifest = images().assign(split=SPLITS)
     metrics = evaluate(expected[expected["split"] == "test"], threshold=0.5, bootstrap=100)
     constant = constant_answer(manifest, CLASSES, 0.5)
-    validation = expected[expected["split"] == "validation"]
+    found = read_json(folder / "metrics.json")
+    assert found == found | metrics_record("phantom", metrics, constant)
+    validation, test = (expected[expected["split"] == name] for name in ("validation", "test"))
     point = choose_operating_point(validation, "specificity", 0.9, threshold=0.5)
     assert read_json(folder / "operating_point.json") == point
-    judged = judge_operating_point(expected[expected["split"] == "test"], point, bootstrap=100)
-    described = metrics_record("phantom", metrics, constant, operating_point=judged)
-    assert read_json(folder / "metrics.json") == described
+    assert found["operating_point"] == judge_operating_point(test, point, bootstrap=100)
+    fitted = fit_temperature(validation)
+    assert read_json(folder / "calibration.json") == fitted
+    assert found["calibration"] == calibration_record(test, fitted, 100)
+    assert found["conformal"] == conformal_record(validation, test, 100)
+    assert found["risk_coverage"] == risk_coverage(test, 100)
     accuracy = (validation["label"] == validation["predicted"]).mean()
     assert read_json(folder / "ensemble.json")["val_accuracy"] == accuracy
 
@@ -85,6 +94,7 @@ def test_what_is_done_and_found_is_said(caplog):
     lines = caplog.messages
     assert lines[0].startswith("ensemble, mean of a, b: validation accuracy 0.")
     assert lines[0].endswith("alone 0.600, 0.700.") and lines[1].startswith("8 test images")
+    assert lines[-2] == "Temperature 1, not fitted: validation has 4 patients, fewer than 20."
     assert lines[-1] == f"The ensemble ensemble: {runs_dir() / 'ensemble'}"
 
 

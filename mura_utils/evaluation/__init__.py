@@ -9,6 +9,20 @@ from mura_utils.evaluation.baselines import (
 from mura_utils.evaluation.binary import (
     evaluate_abnormality,
 )
+from mura_utils.evaluation.calibration import (
+    GivenProbabilities,
+    at_temperature,
+    calibration_record,
+    calibration_table,
+    fit_temperature,
+)
+from mura_utils.evaluation.conformal import (
+    conformal_record,
+    conformal_table,
+    one_image_a_patient,
+    prediction_sets,
+    set_kinds,
+)
 from mura_utils.evaluation.metrics import (
     LEVELS,
     evaluate,
@@ -30,6 +44,9 @@ from mura_utils.evaluation.record import (
     constant_answer,
     metrics_record,
 )
+from mura_utils.evaluation.selective import (
+    risk_coverage,
+)
 from mura_utils.evaluation.tables import (
     body_part_table,
     classification_report,
@@ -44,14 +61,21 @@ __all__ = [
     "LEVELS",
     "PREDICTION_COLUMNS",
     "STUDY_RULES",
+    "GivenProbabilities",
+    "at_temperature",
     "baseline_metrics",
     "baselines_table",
     "body_part_table",
+    "calibration_record",
+    "calibration_table",
     "choose_operating_point",
     "classification_report",
+    "conformal_record",
+    "conformal_table",
     "constant_answer",
     "evaluate",
     "evaluate_abnormality",
+    "fit_temperature",
     "interval_table",
     "interval_text",
     "judge_operating_point",
@@ -60,10 +84,14 @@ __all__ = [
     "majority_class",
     "metrics_record",
     "metrics_table",
+    "one_image_a_patient",
     "operating_point",
     "p_abnormal_given_part",
     "p_body_part",
+    "prediction_sets",
     "predictions_frame",
+    "risk_coverage",
+    "set_kinds",
     "side_by_side",
     "study_predictions",
 ]

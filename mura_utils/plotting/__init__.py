@@ -1,5 +1,6 @@
 """Every figure of the series: a function takes data and returns a Figure with alt text."""
 
+from mura_utils.plotting.calibration import reliability_diagram, risk_coverage
 from mura_utils.plotting.data import (
     class_counts,
     faults,
@@ -66,6 +67,8 @@ __all__ = [
     "per_class_f1",
     "pixel_analysis",
     "prediction_grid",
+    "reliability_diagram",
+    "risk_coverage",
     "roc_curves",
     "sample_grid",
     "score_strip",

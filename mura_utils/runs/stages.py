@@ -53,7 +53,7 @@ STAGES = (
             *("frozen_features.csv", "quality.json", "leakage.json"),
         ),
         (
-            *("predictions.csv", "metrics.json", "operating_point.json"),
+            *("predictions.csv", "metrics.json", "operating_point.json", "calibration.json"),
             *("model_card.md", "figures/"),
         ),
     ),
