@@ -16,16 +16,18 @@ import numpy as np
 import pandas as pd
 
 from mura_utils.data.dataset import Images, load_images
+from mura_utils.data.relabel import evaluate_relabeled
 from mura_utils.errors import UserError, naming_damage, shown
 from mura_utils.evaluation import (
     PREDICTION_COLUMNS,
+    clinical_use,
     constant_answer,
     evaluate,
     metrics_record,
     metrics_table,
     predictions_frame,
 )
-from mura_utils.experiments import data_root, validate_parameters
+from mura_utils.experiments import data_root, relabel_file, validate_parameters
 from mura_utils.labels import probabilities_of, probability_columns
 from mura_utils.paths import atomic_write, read_table, runs_dir, write_csv, write_json
 from mura_utils.runs.ensemble import (
@@ -37,6 +39,7 @@ from mura_utils.runs.ensemble import (
 )
 from mura_utils.runs.pipeline import discard
 from mura_utils.runs.record import is_ensemble, is_tested, working_in, write_completed
+from mura_utils.sections import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +58,8 @@ def make_ensemble(
     """Average runs into ``runs/<name>/``: predictions.csv and metrics.json as notebook 06 has them.
 
     All members have the same weight. They may differ in everything but their images, labels and
-    split, and the threshold and number of resamples of notebook 06; so no member has learned from
-    an image that another is tested on.
+    split, and the parameters of notebook 06; so no member has learned from an image that another is
+    tested on.
 
     Args:
         runs: names in ``runs/``, or folders; trained, and tested unless `soup`. One is enough with
@@ -105,8 +108,15 @@ def make_ensemble(
         accuracy = float((validation["label"] == validation["predicted"]).mean())
         ensemble = Ensemble(members, soup, flip, accuracy)
         write_csv(temporary / "predictions.csv", predictions)
+        sections = {
+            "clinical": clinical_use(predictions, experiment.bootstrap),
+            "relabel": evaluate_relabeled(
+                test, relabel_file(experiment), experiment.threshold, experiment.bootstrap
+            ),
+        }
         source = manifest["source"].iloc[0]
-        write_json(temporary / "metrics.json", metrics_record(source, metrics, constant))
+        record = metrics_record(source, metrics, constant, **sections)
+        write_json(temporary / "metrics.json", record)
         write_ensemble(temporary, ensemble)
         write_completed(temporary, [])
         require_members(folder.name, ensemble)  # unless a training of one ended meanwhile
@@ -165,7 +175,7 @@ def _common_evaluation(members: Sequence[Member]) -> Any:
     """The parameters of notebook 06 that all members ran with."""
     first, *others = members
     for other in others:
-        for parameter in ("threshold", "bootstrap"):
+        for parameter in Evaluation.model_fields:
             ours, theirs = (getattr(one.experiment, parameter) for one in (first, other))
             if ours != theirs:
                 raise UserError(

@@ -11,7 +11,13 @@ from members import CLASSES, SPLITS, answers, change, images, member
 from mura_utils import ensembles
 from mura_utils.ensembles import make_ensemble
 from mura_utils.errors import UserError
-from mura_utils.evaluation import constant_answer, evaluate, metrics_record, predictions_frame
+from mura_utils.evaluation import (
+    clinical_use,
+    constant_answer,
+    evaluate,
+    metrics_record,
+    predictions_frame,
+)
 from mura_utils.paths import read_json, read_table, runs_dir, write_csv, write_json
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
@@ -42,7 +48,9 @@ def test_predictions_and_metrics_are_those_of_the_mean_in_the_form_of_06():
     manifest = images().assign(split=SPLITS)
     metrics = evaluate(expected[expected["split"] == "test"], threshold=0.5, bootstrap=100)
     constant = constant_answer(manifest, CLASSES, 0.5)
-    assert read_json(folder / "metrics.json") == metrics_record("phantom", metrics, constant)
+    sections = {"clinical": clinical_use(expected, bootstrap=100), "relabel": None}
+    record = metrics_record("phantom", metrics, constant, **sections)
+    assert read_json(folder / "metrics.json") == record
     validation = expected[expected["split"] == "validation"]
     accuracy = (validation["label"] == validation["predicted"]).mean()
     assert read_json(folder / "ensemble.json")["val_accuracy"] == accuracy

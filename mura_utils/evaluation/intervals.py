@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 _RESAMPLES_AT_ONCE = 100  # (100, N) weights: 32 MB for MURA's 40,005 images
 
@@ -65,3 +66,17 @@ def finite_or_none(value: float) -> float | None:
         True
     """
     return float(value) if np.isfinite(value) else None
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float | None, float | None]:
+    """Wilson's 95% interval of a share, which has a width also where all or none succeed.
+
+    Example:
+        >>> low, high = wilson_interval(73, 73)
+        >>> round(low, 3), high
+        (0.95, 1.0)
+    """
+    if not trials:
+        return None, None
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)

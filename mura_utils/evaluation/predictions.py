@@ -76,6 +76,8 @@ def p_body_part(predictions: pd.DataFrame) -> pd.DataFrame:
 def study_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row a study, its P(abnormal) the mean over its views (as the MURA paper does).
 
+    A study of which any image is labeled abnormal is abnormal.
+
     Returns:
         study, patient, body_part, abnormality, views (number of images), p_abnormal.
 
@@ -90,7 +92,7 @@ def study_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     return frame.groupby("study", as_index=False).agg(
         patient=("patient", "first"),
         body_part=("body_part", "first"),
-        abnormality=("abnormality", "first"),
+        abnormality=("abnormality", "min"),  # "Abnormal" comes before "Normal"
         views=("path", "size"),
         p_abnormal=("p_abnormal", "mean"),
     )

@@ -80,3 +80,37 @@ def kappa_table(metrics: dict[str, Any], name: str, test_set: str) -> pd.DataFra
     ]
     table = pd.concat([pd.DataFrame(ours), report.PEERS, report.FIG_36], ignore_index=True)
     return table.astype({"kappa": float, "low": float, "high": float})
+
+
+HEADLINE = {
+    "image": ("accuracy", "kappa"),
+    "binary_study": ("kappa", "auroc", "sensitivity", "specificity"),
+}
+"""The metrics, by level, that are shown again with other labels."""
+
+
+def relabel_table(given: dict[str, Any], relabeled: dict[str, Any] | None) -> pd.DataFrame:
+    """The headline metrics with the labels as given, and with others.
+
+    Args:
+        given: as returned by `evaluate`.
+        relabeled: the same with other labels; None without any, for a table without rows.
+
+    Example:
+        >>> relabel_table({}, None).empty
+        True
+    """
+    columns = ["level", "metric", "as given", "relabeled"]
+    rows = [
+        (LEVELS[level], name, _in_words(given[level][name]), _in_words(relabeled[level][name]))
+        for level, names in HEADLINE.items()
+        for name in names
+        if relabeled
+    ]
+    return pd.DataFrame(rows, columns=columns).set_index(columns[:2])
+
+
+def _in_words(metric: dict[str, float | None]) -> str:
+    numbers = [metric[key] for key in ("value", "low", "high")]
+    value, low, high = ("none" if x is None else f"{x:.3f}" for x in numbers)
+    return f"{value} [{low}, {high}]"

@@ -1,5 +1,6 @@
 """Every figure of the series: a function takes data and returns a Figure with alt text."""
 
+from mura_utils.plotting.clinical import decision_curve, group_rates, worklist_waits
 from mura_utils.plotting.data import (
     class_counts,
     faults,
@@ -48,8 +49,10 @@ __all__ = [
     "augmentation_preview",
     "class_counts",
     "confusion_matrix",
+    "decision_curve",
     "faults",
     "file_sheet",
+    "group_rates",
     "heatmap_grid",
     "heatmap_rows",
     "image_counts",
@@ -71,4 +74,5 @@ __all__ = [
     "split_distributions",
     "to_png",
     "training_curves",
+    "worklist_waits",
 ]
