@@ -59,6 +59,11 @@ def test_mura_knows_only_what_every_data_set_does(tmp_path):
     assert list(known) == ["body_part", "views"], "sizes of files that were not read are unknown"
 
 
+def test_without_the_data_folder_the_manifest_is_all_that_is_known(tmp_path):
+    gone = images("fracatlas", tmp_path / "gone", ["a.png"], ["a"], abnormality="Abnormal")
+    assert list(study_attributes(gone, [0])) == ["body_part", "views", "megapixels"]
+
+
 def test_many_values_of_a_number_are_cut_in_three(tmp_path):
     names = [f"{row}.png" for row in range(30)]
     wide = images("mura", tmp_path, names, names, width=np.arange(1000, 31_000, 1000), height=1000)

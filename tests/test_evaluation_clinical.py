@@ -75,6 +75,20 @@ def test_validation_supports_a_value_from_so_many_patients_on(npv, enough):
     assert not set_aside(twice, random_studies(50), npv, bootstrap=20)["supported"]
 
 
+def test_misses_count_a_patient_once_and_support_does_not_hang_on_the_chosen_threshold():
+    truth = [0] * 200 + [1] * 60
+    validation = studies(truth, [0.1] * 200 + [0.2] * 60)
+    validation.loc[:9, ["p_abnormal", "abnormality"]] = [0.15, "Abnormal"]
+    found = set_aside(validation, random_studies(50), 0.95, bootstrap=20)
+    assert found["threshold"] == 0.15
+    assert found["validation"]["low"] < 0.95, "190 of 200 are normal, just enough"
+    assert found["supported"], "up to 0.1 all 190 are normal"
+    validation.loc[validation["p_abnormal"] == 0.1, "p_abnormal"] = 0.15
+    assert not set_aside(validation, random_studies(50), 0.95, bootstrap=20)["supported"]
+    validation.loc[:9, "patient"] = "one"
+    assert set_aside(validation, random_studies(50), 0.95, bootstrap=20)["supported"]
+
+
 def test_the_test_set_is_counted_and_not_chosen_on():
     validation = studies([0, 0, 0, 1], [0.1, 0.2, 0.3, 0.8])
     test = studies([0, 1, 0, 1, 0], [0.1, 0.25, 0.3, 0.31, 0.9])

@@ -40,17 +40,19 @@ def study_attributes(images: Images, positions: Sequence[int]) -> pd.DataFrame:
 
     Returns:
         Some of the columns `ATTRIBUTES`, in this order, indexed by study; missing where a value is
-        unknown or does not apply, as the kind of a finding where there is none.
+        unknown or does not apply, as the kind of a finding where there is none. Where the data
+        set's folder is gone, only what the manifest holds is known.
 
     Raises:
         UserError: a table or a mask of the data set cannot be read.
     """
     rows = images.rows.iloc[positions]
-    by_image = load_attributes(images.source, images.root, rows["path"].tolist())
-    by_image = by_image.set_axis(rows.index)
+    by_image = pd.DataFrame(index=rows.index)
+    if images.root.is_dir():
+        said = load_attributes(images.source, images.root, rows["path"].tolist())
+        by_image = said.set_axis(rows.index).assign(finding_size=_finding_sizes(images, rows))
     by_image["body_part"] = rows["body_part"]
     by_image["megapixels"] = (rows["width"] * rows["height"] / 1e6).where(rows["width"] > 0)
-    by_image["finding_size"] = _finding_sizes(images, rows)
     studies = by_image.groupby(rows["study"])
     columns = {"views": _in_groups(studies.size())}
     for name, values in by_image.items():
