@@ -61,8 +61,8 @@ def relabeled(predictions: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, dict
 
     Returns:
         `predictions` with other values of abnormality and label, and what was done: ``file`` (its
-        name), ``rows``, ``unmatched`` (rows that name none of these images and studies) and how
-        many labels changed: ``images``, ``studies``.
+        name), ``rows`` (repeated ones once), ``unmatched`` (rows that name none of these images and
+        studies) and how many labels changed: ``images``, ``studies``.
 
     Raises:
         UserError: the file is no such table, a row cannot be understood or contradicts an earlier
