@@ -16,11 +16,13 @@ import numpy as np
 import pandas as pd
 
 from mura_utils.data.dataset import Images, load_images
+from mura_utils.data.relabel import evaluate_relabeled
 from mura_utils.errors import UserError, naming_damage, shown
 from mura_utils.evaluation import (
     PREDICTION_COLUMNS,
     calibration_record,
     choose_operating_point,
+    clinical_use,
     conformal_record,
     constant_answer,
     evaluate,
@@ -31,7 +33,7 @@ from mura_utils.evaluation import (
     predictions_frame,
     risk_coverage,
 )
-from mura_utils.experiments import data_root, validate_parameters
+from mura_utils.experiments import data_root, relabel_file, validate_parameters
 from mura_utils.labels import probabilities_of, probability_columns
 from mura_utils.paths import atomic_write, read_table, runs_dir, write_csv, write_json
 from mura_utils.runs.ensemble import (
@@ -122,6 +124,10 @@ def make_ensemble(
             "calibration": calibration_record(test, fitted, experiment.bootstrap),
             "conformal": conformal_record(validation, test, experiment.bootstrap),
             "risk_coverage": risk_coverage(test, experiment.bootstrap),
+            "clinical": clinical_use(predictions, experiment.bootstrap),
+            "relabel": evaluate_relabeled(
+                test, relabel_file(experiment), experiment.threshold, experiment.bootstrap
+            ),
         }
         accuracy = float((validation["label"] == validation["predicted"]).mean())
         ensemble = Ensemble(members, soup, flip, accuracy)

@@ -111,6 +111,20 @@ def data_root(experiment: Experiment) -> Path:
     return data_dir() / expand(experiment.data_dir)
 
 
+def relabel_file(evaluation: Evaluation) -> Path | None:
+    """The file that the parameter `relabel` names; None without one.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not evaluation.relabel:
+        return None
+    path = data_dir() / expand(evaluation.relabel)
+    if not path.is_file():
+        raise UserError(f"relabel: {path} is no file; give a CSV file of labels, or nothing.")
+    return path
+
+
 def weights_file(network: Network) -> Path | None:
     """The file that the parameter `weights` names; None where Keras has the weights, or nobody.
 

@@ -23,6 +23,7 @@ from mura_utils.parameter_types import (
     Fractions,
     Number,
     OnOff,
+    OptionalPath,
     PathText,
     Poolings,
     Seed,
@@ -358,6 +359,9 @@ class Evaluation(Section):
     )
     bootstrap: int = _parameter(
         2000, "06", "patient-level resamples behind the intervals, in memory", ge=100, le=100_000
+    )
+    relabel: OptionalPath = _parameter(
+        "", "06", "a CSV file of other labels to evaluate with as well: absolute, or in data/"
     )
 
 

@@ -14,6 +14,7 @@ from mura_utils.errors import UserError
 from mura_utils.evaluation import (
     calibration_record,
     choose_operating_point,
+    clinical_use,
     conformal_record,
     constant_answer,
     evaluate,
@@ -64,6 +65,8 @@ def test_predictions_and_metrics_are_those_of_the_mean_in_the_form_of_06():
     assert found["calibration"] == calibration_record(test, fitted, 100)
     assert found["conformal"] == conformal_record(validation, test, 100)
     assert found["risk_coverage"] == risk_coverage(test, 100)
+    assert found["clinical"] == clinical_use(expected, bootstrap=100)
+    assert found["relabel"] is None
     accuracy = (validation["label"] == validation["predicted"]).mean()
     assert read_json(folder / "ensemble.json")["val_accuracy"] == accuracy
 

@@ -74,6 +74,7 @@ EDGES = {
     "pca_images_per_class": [[1], [1_000_000], list(range(1, 11))],
     "extractor": ["tensorflow"],
     "bootstrap": [100, 101],  # up to 100,000: see below
+    "relabel": ["", "a.csv", " . "],
 }
 
 

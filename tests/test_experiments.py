@@ -13,6 +13,7 @@ from mura_utils.experiments import (
     owner,
     parse_assignment,
     read_parameters,
+    relabel_file,
     save_experiment,
     validate_parameters,
 )
@@ -401,3 +402,13 @@ def test_the_reports_rows_differ_in_their_first_block_only():
 def test_the_head_of_an_experiment_says_what_to_expect(path):
     head = path.read_text().split("name:")[0]
     assert "Time:" in head and "Score:" in head
+
+
+def test_a_file_of_other_labels_is_sought_in_the_data_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MURA_DATA_DIR", str(tmp_path))
+    given = validate_parameters({"relabel": "labels.csv"}, "test")
+    with pytest.raises(UserError, match=r"^relabel: .*labels\.csv is no file; give a CSV file"):
+        relabel_file(given)
+    (tmp_path / "labels.csv").touch()
+    assert relabel_file(given) == tmp_path / "labels.csv"
+    assert relabel_file(Experiment()) is None

@@ -16,12 +16,21 @@ from mura_utils.evaluation.calibration import (
     calibration_table,
     fit_temperature,
 )
+from mura_utils.evaluation.clinical import (
+    clinical_use,
+    net_benefit,
+)
 from mura_utils.evaluation.conformal import (
     conformal_record,
     conformal_table,
     one_image_a_patient,
     prediction_sets,
     set_kinds,
+)
+from mura_utils.evaluation.errors import (
+    confused_pairs,
+    error_rates,
+    surest_mistakes,
 )
 from mura_utils.evaluation.metrics import (
     LEVELS,
@@ -54,7 +63,12 @@ from mura_utils.evaluation.tables import (
     interval_text,
     kappa_table,
     metrics_table,
+    relabel_table,
     side_by_side,
+)
+from mura_utils.evaluation.worklist import (
+    simulate_worklist,
+    waiting_times,
 )
 
 __all__ = [
@@ -70,9 +84,12 @@ __all__ = [
     "calibration_table",
     "choose_operating_point",
     "classification_report",
+    "clinical_use",
     "conformal_record",
     "conformal_table",
+    "confused_pairs",
     "constant_answer",
+    "error_rates",
     "evaluate",
     "evaluate_abnormality",
     "fit_temperature",
@@ -84,14 +101,19 @@ __all__ = [
     "majority_class",
     "metrics_record",
     "metrics_table",
+    "net_benefit",
     "one_image_a_patient",
     "operating_point",
     "p_abnormal_given_part",
     "p_body_part",
     "prediction_sets",
     "predictions_frame",
+    "relabel_table",
     "risk_coverage",
     "set_kinds",
     "side_by_side",
+    "simulate_worklist",
     "study_predictions",
+    "surest_mistakes",
+    "waiting_times",
 ]

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from mura_utils.evaluation.metrics import LEVELS, evaluate
 from mura_utils.evaluation.predictions import predictions_frame
+from mura_utils.evaluation.tables import interval_text
 
 BASELINES = {
     "majority_class": "most common label",
@@ -150,10 +151,8 @@ def baselines_table(scored: Mapping[str, Mapping], titles: Mapping[str, str]) ->
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*SHOWN.values()])
 
 
-def _text(interval: Mapping[str, float | None]) -> str:
-    if interval["value"] is None:
-        return "–"
-    return "{value:.3f} [{low:.3f}, {high:.3f}]".format_map(interval)
+def _text(metric: Mapping[str, float | None]) -> str:
+    return interval_text(*(metric[key] for key in ("value", "low", "high")))
 
 
 def _answers(

@@ -105,13 +105,15 @@ def _without_width(
     return {}
 
 
-def wilson(successes: int, patients: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share (1927), as scipy computes it.
+def wilson(successes: int, patients: int) -> tuple[float | None, float | None]:
+    """Wilson's 95% interval of a share (1927), as scipy computes it; None without patients.
 
     Example:
         >>> [round(end, 3) for end in wilson(successes=60, patients=60)]
         [0.94, 1.0]
     """
+    if not patients:
+        return None, None
     low, high = binomtest(successes, patients).proportion_ci(method="wilson")
     return float(low), float(high)
 

@@ -113,6 +113,8 @@ def study_predictions(
 ) -> pd.DataFrame:
     """One row a study, its P(abnormal) the mean over its views (as the MURA paper does).
 
+    A study of which any image is labeled abnormal is abnormal.
+
     Args:
         predictions: rows of predictions.csv.
         rule: one of `STUDY_RULES`.
@@ -131,7 +133,7 @@ def study_predictions(
     studies = predictions.groupby("study").agg(
         patient=("patient", "first"),
         body_part=("body_part", "first"),
-        abnormality=("abnormality", "first"),
+        abnormality=("abnormality", "min"),  # "Abnormal" comes before "Normal"
         views=("path", "size"),
     )
     views = p_abnormal(predictions) if p is None else p

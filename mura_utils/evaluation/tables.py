@@ -166,3 +166,35 @@ def interval_text(value: float | None, low: float | None, high: float | None) ->
     if pd.isna(low) or pd.isna(high):
         return f"{value:.3f}"
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+HEADLINE = {
+    "image": ("accuracy", "kappa"),
+    "binary_study": ("kappa", "auroc", "sensitivity", "specificity"),
+}
+"""The metrics, by level, that are shown again with other labels."""
+
+
+def relabel_table(given: dict[str, Any], relabeled: dict[str, Any] | None) -> pd.DataFrame:
+    """The headline metrics with the labels as given, and with others.
+
+    Args:
+        given: as returned by `evaluate`.
+        relabeled: the same with other labels; None without any, for a table without rows.
+
+    Example:
+        >>> relabel_table({}, None).empty
+        True
+    """
+    columns = ["level", "metric", "as given", "relabeled"]
+    rows = [
+        (LEVELS[level], name, *(_text(metrics[level][name]) for metrics in (given, relabeled)))
+        for level, names in HEADLINE.items()
+        for name in names
+        if relabeled
+    ]
+    return pd.DataFrame(rows, columns=columns).set_index(columns[:2])
+
+
+def _text(metric: dict[str, float | None]) -> str:
+    return interval_text(*(metric[key] for key in ("value", "low", "high")))

@@ -1,6 +1,14 @@
 """Every figure of the series: a function takes data and returns a Figure with alt text."""
 
-from mura_utils.plotting.calibration import reliability_diagram, risk_coverage
+from mura_utils.plotting.calibration import (
+    reliability_diagram,
+    risk_coverage,
+)
+from mura_utils.plotting.clinical import (
+    decision_curve,
+    group_rates,
+    worklist_waits,
+)
 from mura_utils.plotting.data import (
     class_counts,
     faults,
@@ -21,7 +29,12 @@ from mura_utils.plotting.evaluation import (
     prediction_grid,
     roc_curves,
 )
-from mura_utils.plotting.heatmaps import heatmap_grid, heatmap_rows, overlay, score_strip
+from mura_utils.plotting.heatmaps import (
+    heatmap_grid,
+    heatmap_rows,
+    overlay,
+    score_strip,
+)
 from mura_utils.plotting.style import (
     ABNORMALITIES,
     PCA_METHODS,
@@ -37,7 +50,11 @@ from mura_utils.plotting.training import (
     learning_rate,
     training_curves,
 )
-from mura_utils.plotting.transformation import augmentation_preview, pca_elbow, pca_runtime
+from mura_utils.plotting.transformation import (
+    augmentation_preview,
+    pca_elbow,
+    pca_runtime,
+)
 
 __all__ = [
     "ABNORMALITIES",
@@ -50,9 +67,11 @@ __all__ = [
     "augmentation_preview",
     "class_counts",
     "confusion_matrix",
+    "decision_curve",
     "faults",
     "file_sheet",
     "forest",
+    "group_rates",
     "heatmap_grid",
     "heatmap_rows",
     "image_counts",
@@ -76,4 +95,5 @@ __all__ = [
     "split_distributions",
     "to_png",
     "training_curves",
+    "worklist_waits",
 ]

@@ -24,6 +24,7 @@ from mura_utils.plotting.style import (
     draw_image,
     in_our_style,
     new_figure,
+    say_instead,
     share_legend,
     with_alt_text,
 )
@@ -141,6 +142,10 @@ def prediction_grid(
         predicted: n labels.
         probabilities: n probabilities of the predicted labels, 0..1.
     """
+    if not len(images):
+        fig = new_figure(1)
+        say_instead(*add_panels(fig, 1, 1), "no image to show")
+        return with_alt_text(fig, "No radiograph to show.")
     columns = min(len(images), 4)
     rows = -(-len(images) // columns)
     right = sum(t == p for t, p in zip(true, predicted, strict=True))

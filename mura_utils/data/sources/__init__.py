@@ -5,19 +5,29 @@ A data set is one `Source`, which a module of this folder holds under the name `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
 import numpy as np
+import pandas as pd
 
 from mura_utils.data.sources.files import find_trees, is_folder, reason_of
-from mura_utils.data.sources.listing import LISTING_COLUMNS, Listing, Source
+from mura_utils.data.sources.listing import LISTING_COLUMNS, Listing, Source, no_attributes
 from mura_utils.data.sources.mura import is_phantom_set
 from mura_utils.data.sources.mura_tables import TREE
 from mura_utils.errors import UserError
 
-__all__ = ["LISTING_COLUMNS", "SOURCES", "Listing", "Source", "load_mask", "open_source"]
+__all__ = [
+    "LISTING_COLUMNS",
+    "SOURCES",
+    "Listing",
+    "Source",
+    "load_attributes",
+    "load_mask",
+    "open_source",
+]
 
 _MODULES = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
 
@@ -57,6 +67,27 @@ def load_mask(source: str, root: Path | str, path: str) -> np.ndarray | None:
     """
     _require_folder(Path(root))
     return _named(source).mask(Path(root), path)
+
+
+def load_attributes(source: str, root: Path, paths: Sequence[str]) -> pd.DataFrame:
+    """Load what a data set says of its images besides their labels.
+
+    Args:
+        source: a name in `SOURCES`; MURA says nothing.
+        root: folder of the data set, as given to `open_source`.
+        paths: of the images, relative to `root`.
+
+    Returns:
+        A row a path, in their order, and some of the columns `attributes.ATTRIBUTES`; none without
+        paths.
+
+    Raises:
+        UserError: the folder is gone, the source is unknown, or a table cannot be read.
+    """
+    if not len(paths):
+        return no_attributes(root, paths)
+    _require_folder(root)
+    return _named(source).attributes(root, paths)
 
 
 def _require_folder(root: Path) -> None:

@@ -10,6 +10,7 @@ split of FracAtlas can be shown to be free of leakage.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -37,6 +38,7 @@ BODY_PARTS = ("hand", "leg", "hip", "shoulder")
 _FLAGS = [*BODY_PARTS, "mixed", "fractured"]
 _COLUMNS = ["image_id", *_FLAGS]
 _FOLDERS = {False: "images/Non_fractured", True: "images/Fractured"}
+_PROJECTIONS = ["frontal", "lateral", "oblique"]
 _ABNORMALITY = {False: "Normal", True: "Abnormal"}
 
 
@@ -150,10 +152,45 @@ def fracture_mask(root: Path, path: str) -> np.ndarray | None:
     return masks.draw(annotated, header) if annotated and header else None
 
 
+def fracture_attributes(root: Path, paths: Sequence[str]) -> pd.DataFrame:
+    """Metal, projections and number of fractures of each image, from dataset.csv.
+
+    Returns:
+        hardware (yes, no), projection (such as "frontal, lateral") and fractures (a number, missing
+        for 0), where the table has them; missing where a cell cannot be understood.
+
+    Raises:
+        UserError: the table cannot be read.
+    """
+    table = read_table((root / paths[0]).parents[2] / TABLE, f"a header with {_COLUMNS[0]}")
+    cells = table.cells.iloc[1:].set_axis(_simple(table.cells.iloc[0]), axis=1)
+    images = cells["imageid"].map(_stem) if "imageid" in cells else pd.Series(dtype=str)
+    cells = cells[~images.duplicated()].set_axis(images[~images.duplicated()])
+    cells = cells.reindex(map(_stem, paths)).set_axis(pd.Index(paths, name="path"))
+    found = {}
+    if "hardware" in cells:
+        found["hardware"] = read_flags(cells["hardware"]).map({"1": "yes", "0": "no"})
+    if shown := [name for name in _PROJECTIONS if name in cells]:
+        flags = cells[shown].apply(read_flags) == "1"
+        found["projection"] = flags.apply(lambda row: ", ".join(row.index[row]) or None, axis=1)
+    if "fracturecount" in cells:
+        counts = pd.to_numeric(cells["fracturecount"], errors="coerce")
+        found["fractures"] = counts.where(counts > 0)
+    return pd.DataFrame(found, index=cells.index)
+
+
+def _simple(names: pd.Series) -> pd.Series:
+    return names.str.lower().str.replace(r"[\W_]", "", regex=True)
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).stem.lower()
+
+
 def _read_rows(table: Table) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     """The columns image_id (without folders) and the flags as "0" and "1"; and remarks."""
     header = table.cells.iloc[0]
-    names = header.str.lower().str.replace(r"[\W_]", "", regex=True)
+    names = _simple(header)
     wanted = {name.replace("_", ""): name for name in _COLUMNS}
     columns = {column: wanted[name] for column, name in names.items() if name in wanted}
     missing = [name for name in _COLUMNS if name not in columns.values()]
@@ -270,4 +307,5 @@ SOURCE = Source(
     terms="The radiographs are from FracAtlas (Abedeen et al., Scientific Data 2023, doi "
     "10.1038/s41597-023-02432-4), licensed under CC BY 4.0 (creativecommons.org/licenses/by/4.0). "
     "They were resized, converted to gray and drawn over here. Keep this line on every copy.",
+    attributes=fracture_attributes,
 )

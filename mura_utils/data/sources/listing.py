@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,11 @@ LISTING_COLUMNS = (
 """`path` is posix and relative to the root; all are strings but `view`, an integer."""
 
 
+def no_attributes(root: Path, paths: Sequence[str]) -> pd.DataFrame:
+    """What `Source.attributes` gives where nothing more is known of an image."""
+    return pd.DataFrame(index=pd.Index(paths, name="path"))
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set that this package can read: a module of this folder holds one, as ``SOURCE``.
@@ -39,6 +44,8 @@ class Source:
         terms: what must be said wherever its images are shown: one or two sentences.
         private: whether its images must not be published.
         in_subfolders: whether a folder that contains the data set's may be given instead.
+        attributes: from that folder and paths of images to what else is known of each of them: a
+            row a path, in that order, and some of the columns `attributes.ATTRIBUTES`.
     """
 
     name: str
@@ -49,6 +56,7 @@ class Source:
     terms: str
     private: bool = False
     in_subfolders: bool = True
+    attributes: Callable[[Path, Sequence[str]], pd.DataFrame] = no_attributes
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mura_utils.data.sources.files import is_file
-from mura_utils.data.sources.listing import Listing, Source, remark, with_remarks
+from mura_utils.data.sources.listing import (
+    Listing,
+    Source,
+    no_attributes,
+    remark,
+    with_remarks,
+)
 from mura_utils.data.sources.masks import read_header, read_mask
 from mura_utils.data.sources.mura import is_phantom_set, list_mura
-from mura_utils.errors import UserError
+from mura_utils.errors import UserError, naming_damage
 from mura_utils.labels import ABNORMAL
 from mura_utils.phantoms.dataset import CARD, TREE
 
@@ -55,6 +61,20 @@ def phantom_mask(root: Path | str, path: str) -> np.ndarray | None:
     return mask if image and mask.shape == image.stored[::-1] else None
 
 
+def phantom_attributes(root: Path, paths: Sequence[str]) -> pd.DataFrame:
+    """Kind and severity of the finding in each image, from abnormalities.csv: columns of those.
+
+    Raises:
+        UserError: the table is damaged.
+    """
+    table = root / "abnormalities.csv"
+    if not is_file(table):
+        return no_attributes(root, paths)
+    with naming_damage(table, "draw the phantoms again with `mura data phantom`"):
+        drawn = pd.read_csv(table).drop_duplicates("path").set_index("path")
+        return drawn.rename(columns={"kind": "finding"})[["finding", "severity"]].reindex(paths)
+
+
 def check_masks(root: Path, paths: Iterable[str]) -> list[pd.DataFrame]:
     """Remarks on the masks of abnormal images: absent, unreadable, or of another size.
 
@@ -94,4 +114,5 @@ SOURCE = Source(
     terms="The images are phantoms, drawn by a program: they show no patient, and results on them "
     "say nothing about results on radiographs of patients.",
     in_subfolders=False,
+    attributes=phantom_attributes,
 )
