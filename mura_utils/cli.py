@@ -16,12 +16,12 @@ from typing import Annotated, Any
 
 import typer
 
+from mura_utils import data_commands
 from mura_utils.errors import UserError, describe
 from mura_utils.terminal import print_log_lines
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Prepare and check data sets.")
-app.add_typer(data_app, name="data")
+app.add_typer(data_commands.app, name="data")
 
 
 @app.command()
@@ -197,47 +197,6 @@ def init(
     typer.echo(f"{len(made)} files in {folder.resolve()}: open them with 'jupyter lab notebooks'.")
 
 
-@data_app.command("phantom")
-def data_phantom(
-    folder: Annotated[str, typer.Argument(help="absolute, or a name in data/")] = "phantom",
-    patients: Annotated[int, typer.Option(help="how many to draw", min=30, max=99_999)] = 480,
-    seed: Annotated[int, typer.Option(help="another draws others", min=0, max=2**32 - 1)] = 0,
-    faults: Annotated[bool, typer.Option(help="plant damaged files and rows")] = True,
-    label_noise: Annotated[float, typer.Option(help="share of wrong labels", min=0, max=0.5)] = 0.0,
-) -> None:
-    """Draw a phantom data set in MURA's layout; by default the one of the demo."""
-    from mura_utils.data.sources import open_source
-    from mura_utils.paths import data_dir, expand
-    from mura_utils.phantoms.dataset import draw_phantoms
-
-    root = data_dir() / expand(folder)
-    draw_phantoms(root, patients, seed, faults, label_noise, progress=sys.stderr.isatty())
-    typer.echo(open_source(root))
-
-
-@data_app.command("check")
-def data_check(
-    folder: Annotated[str, typer.Argument(help="a folder, or a name in data/")],
-    source: Annotated[str, typer.Option(help="auto, mura, fracatlas or phantom")] = "auto",
-    pixels: Annotated[bool, typer.Option(help="open every file, or only list them")] = True,
-    show: Annotated[int, typer.Option(help="lines for each kind of finding; 0: all", min=0)] = 10,
-) -> None:
-    """Say what a data folder holds, which files a run would exclude, and what is odd.
-
-    Status 1 when no listed image can be used.
-    """
-    from mura_utils.data.manifest import admit, format_report, quality_report, scan
-    from mura_utils.data.sources import open_source
-
-    listing = open_source(_data_folder(folder), source)
-    typer.echo(listing)
-    inventory = scan(listing, read_pixels=pixels, progress=sys.stderr.isatty())
-    report = quality_report(listing, inventory)
-    typer.echo(json.dumps(report["counts"], indent=2))
-    typer.echo(format_report(report, show))
-    admit(inventory)
-
-
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG or JPEG radiographs")],
@@ -279,7 +238,7 @@ def evaluate(
     if predictions is not None and not (run or data or binary):
         external.evaluate_file(predictions, threshold, out)
     elif predictions is None and run and data and threshold is None:
-        root = _data_folder(data)
+        root = data_commands.data_folder(data)
         external.evaluate_run(run, root, source, binary, out, progress=sys.stderr.isatty())
     else:
         raise UserError(
@@ -354,14 +313,6 @@ def _changes(assignments: Sequence[str]) -> dict[str, Any]:
         if key in changes and expand(changes[key]).exists():
             changes[key] = str(resolve(changes[key]))
     return changes
-
-
-def _data_folder(name: str) -> Path:
-    """A folder as typed in a shell: from where the shell is, else a name in data/."""
-    from mura_utils.paths import data_dir, expand, resolve
-
-    here = expand(name)
-    return resolve(here) if here.exists() else data_dir() / here
 
 
 def _find_a_home() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mura_utils.cli import app, data_app
+from mura_utils import data_commands
+from mura_utils.cli import app
 from mura_utils.paths import REPOSITORY
 
 README = REPOSITORY / "README.md"
@@ -56,7 +57,7 @@ def test_the_readme_is_read_in_a_minute():
 def test_every_command_is_documented():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     commands = [command.callback.__name__ for command in app.registered_commands]
-    commands += [f"data {command.name}" for command in data_app.registered_commands]
+    commands += [f"data {command.name}" for command in data_commands.app.registered_commands]
     assert [name for name in commands if f"mura {name}" not in text] == []
     targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     assert [name for name in targets if f"make {name}" not in text and name != "help"] == []

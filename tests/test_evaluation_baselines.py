@@ -100,12 +100,12 @@ def test_odd_data_give_answers_without_warnings(rows):
         json.dumps(scored, allow_nan=False)
 
 
-def test_the_table_has_a_row_for_each_method_and_a_dash_for_no_number(rows):
+def test_the_table_has_a_row_for_each_method_and_says_what_is_undefined(rows):
     normal = rows[(rows["split"] != "test") | (rows["abnormality"] == "Normal")]
     answers = evaluation.majority_class(normal, CLASSES)
     scored = evaluation.baseline_metrics({"majority_class": answers, "run": answers}, 0.5, 20)
     table = evaluation.baselines_table(scored, {"run": "exp6"})
     assert list(table.index) == ["most common label", "exp6"]
     assert list(table.columns) == list(SHOWN.values())
-    assert table.loc["exp6", "AUROC of abnormal"] == "–"
+    assert table.loc["exp6", "AUROC of abnormal"] == "undefined"
     assert table.loc["exp6", "accuracy, binary"] == "1.000 [1.000, 1.000]"

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from mura_utils.evaluation.metrics import LEVELS, evaluate
 from mura_utils.evaluation.predictions import predictions_frame
-from mura_utils.evaluation.tables import interval_text
+from mura_utils.evaluation.tables import metric_text
 
 BASELINES = {
     "majority_class": "most common label",
@@ -145,14 +145,10 @@ def baselines_table(scored: Mapping[str, Mapping], titles: Mapping[str, str]) ->
     """
     titles = {**BASELINES, **titles}
     rows = {
-        titles[name]: [_text(levels[level][metric]) for level, metric in SHOWN]
+        titles[name]: [metric_text(levels[level][metric]) for level, metric in SHOWN]
         for name, levels in scored.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*SHOWN.values()])
-
-
-def _text(metric: Mapping[str, float | None]) -> str:
-    return interval_text(*(metric[key] for key in ("value", "low", "high")))
 
 
 def _answers(

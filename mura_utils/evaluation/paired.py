@@ -9,8 +9,9 @@ import pandas as pd
 from scipy.stats import permutation_test, rankdata
 
 from mura_utils.errors import UserError
+from mura_utils.evaluation.binary import binary_measure
 from mura_utils.evaluation.intervals import Weights, draw_patients, finite_or_none, resampled
-from mura_utils.evaluation.metrics import binary_measure, class_measure
+from mura_utils.evaluation.metrics import class_measure
 from mura_utils.evaluation.predictions import study_predictions
 
 _AT_ONCE = 100  # permutations

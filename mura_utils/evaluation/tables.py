@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mura_utils import report
@@ -83,19 +82,11 @@ def side_by_side(table: pd.DataFrame, of: str, metrics_down: bool = True) -> pd.
         >>> side_by_side(interval_table({"mean": kappa}, "rule"), "rule").loc["kappa", "mean"]
         '0.500 [0.250, 0.750]'
     """
-    texts = [_text(row.value, row.low, row.high, row.interval) for row in table.itertuples()]
+    texts = [metric_text(row._asdict()) for row in table.itertuples()]
     names = ("metric", of) if metrics_down else (of, "metric")
     wide = table.assign(text=texts).pivot(index=names[0], columns=names[1], values="text")
     order = [list(dict.fromkeys(table[name])) for name in names]
     return wide.reindex(index=order[0], columns=order[1]).fillna("")
-
-
-def _text(value: float, low: float, high: float, interval: str) -> str:
-    if np.isnan(value):
-        return "undefined"
-    if np.isnan(low):
-        return f"{value:.3f}"
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]" + " W" * (interval == "wilson")
 
 
 def classification_report(metrics: dict[str, Any], data: str) -> pd.DataFrame:
@@ -154,18 +145,24 @@ def kappa_table(metrics: dict[str, Any], name: str, test_set: str) -> pd.DataFra
     return table.astype({"kappa": float, "low": float, "high": float})
 
 
-def interval_text(value: float | None, low: float | None, high: float | None) -> str:
+def metric_text(metric: Mapping[str, Any]) -> str:
     """A metric with its interval, as tables of text show it; None and NaN are undefined.
 
+    Args:
+        metric: value, low and high; interval, if Wilson's stands for the bootstrap's ("W").
+
     Example:
-        >>> interval_text(0.8, 0.7, 0.9), interval_text(1, None, None), interval_text(None, 0, 1)
-        ('0.800 [0.700, 0.900]', '1.000', 'undefined')
+        >>> metric_text({"value": 0.8, "low": 0.7, "high": 0.9})
+        '0.800 [0.700, 0.900]'
+        >>> metric_text({"value": 1, "low": None, "high": None})
+        '1.000'
     """
+    value, low, high = (metric[key] for key in ("value", "low", "high"))
     if pd.isna(value):
         return "undefined"
     if pd.isna(low) or pd.isna(high):
         return f"{value:.3f}"
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]" + " W" * (metric.get("interval") == "wilson")
 
 
 HEADLINE = {
@@ -188,13 +185,13 @@ def relabel_table(given: dict[str, Any], relabeled: dict[str, Any] | None) -> pd
     """
     columns = ["level", "metric", "as given", "relabeled"]
     rows = [
-        (LEVELS[level], name, *(_text(metrics[level][name]) for metrics in (given, relabeled)))
+        (
+            LEVELS[level],
+            name,
+            *(metric_text(metrics[level][name]) for metrics in (given, relabeled)),
+        )
         for level, names in HEADLINE.items()
         for name in names
         if relabeled
     ]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:2])
-
-
-def _text(metric: dict[str, float | None]) -> str:
-    return interval_text(*(metric[key] for key in ("value", "low", "high")))

@@ -16,7 +16,7 @@ from mura_utils.evaluation import (
     LEVELS,
     PREDICTION_COLUMNS,
     evaluate,
-    interval_text,
+    metric_text,
     metrics_table,
     predictions_frame,
 )
@@ -266,6 +266,6 @@ def side_by_side(metrics: Mapping[str, Metrics]) -> pd.DataFrame:
     columns = {}
     for name, of in metrics.items():
         table = metrics_table({level: {} for level in LEVELS} | dict(of))
-        texts = [interval_text(*row) for row in table[["value", "low", "high"]].to_numpy()]
+        texts = [metric_text(row) for row in table.to_dict("records")]
         columns[name] = pd.Series(texts, pd.MultiIndex.from_frame(table[["level", "metric"]]))
     return pd.DataFrame(columns)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mura_utils.data.sources import SOURCES
-from mura_utils.evaluation import LEVELS, interval_text, metrics_table
+from mura_utils.evaluation import LEVELS, metric_text, metrics_table
 from mura_utils.labels import ABNORMAL
 from mura_utils.paths import read_json, read_table, reading, write_text
 from mura_utils.runs.claim import FOR_YOU, TITLE, checklist
@@ -215,7 +215,7 @@ class _Card:
     def results(self) -> str:
         table = metrics_table({level: {} for level in LEVELS} | self.metrics)
         table = table[table["metric"].isin(_HEADLINES)]
-        texts = [interval_text(*row) for row in table[["value", "low", "high"]].to_numpy()]
+        texts = [metric_text(row) for row in table.to_dict("records")]
         constant = self.metrics["constant_answer"]
         floor = constant["accuracy"]["image"]
         return "\n\n".join(
@@ -232,7 +232,10 @@ class _Card:
 
     def uncertainty(self) -> str:
         bootstrap = self.metrics["bootstrap"]
-        return f"95% intervals from {bootstrap['resamples']:,} resamples of the patients"
+        return (
+            f"95% intervals from {bootstrap['resamples']:,} resamples of the patients (W: Wilson's, "
+            "where no resample can differ)"
+        )
 
     def found(self, key: str, otherwise: str) -> str:
         """A section of metrics.json, or the file of that name."""
@@ -252,7 +255,7 @@ class _Card:
         rows = []
         for path in sorted(self.folder.glob("external/*/metrics.json")):
             with reading(path) as record:
-                auroc = interval_text(*_record(record["binary_image"]["auroc"]))
+                auroc = metric_text(record["binary_image"]["auroc"])
                 whose = "this one" if record["models"] == models else "an earlier one"
                 rows.append((path.parent.name, record["counts"]["images"], auroc, whose))
         return pd.DataFrame(rows, columns=["data", "images", "AUROC, per image", "model"])
@@ -295,8 +298,7 @@ class _Card:
         experiment = self.members[0].experiment
         binary = self.metrics["binary_study"]
         auroc, sensitivity, specificity = (
-            interval_text(*_record(binary[metric]))
-            for metric in ("auroc", "sensitivity", "specificity")
+            metric_text(binary[metric]) for metric in ("auroc", "sensitivity", "specificity")
         )
         known = {
             7: f"{self.source()}",
@@ -357,16 +359,12 @@ def _table(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def _record(metric: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    return metric["value"], metric["low"], metric["high"]
-
-
 def _flat(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Names and values of what can be said in a line; lists and tables stay in metrics.json."""
     for key, value in content.items():
         name = f"{before}{key}".replace("_", " ")
         if isinstance(value, Mapping) and {"value", "low", "high"} <= set(value):
-            yield name, interval_text(*_record(value))
+            yield name, metric_text(value)
         elif isinstance(value, Mapping):
             yield from _flat(value, f"{name}, ")
         elif not isinstance(value, list):
