@@ -233,8 +233,8 @@ class _Card:
     def uncertainty(self) -> str:
         bootstrap = self.metrics["bootstrap"]
         return (
-            f"95% intervals from {bootstrap['resamples']:,} resamples of the patients (W: Wilson's, "
-            "where no resample can differ)"
+            f"95% intervals from {bootstrap['resamples']:,} resamples of the patients "
+            "(W: Wilson's, where no resample can differ)"
         )
 
     def found(self, key: str, otherwise: str) -> str:
