@@ -103,7 +103,7 @@ def _answer(
     networks: Networks, grays: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean probabilities (N, K), mean heat-maps (N, S, S), and the images at that size."""
-    from mura_utils.explain.maps import attention_maps, layer_cam
+    from mura_utils.explain import attention_maps, layer_cam
     from mura_utils.explain.targets import contrast_target
     from mura_utils.network.build import load_model
 

@@ -6,7 +6,7 @@ from small import experiment, vivid
 
 from mura_utils import explain
 from mura_utils.errors import UserError
-from mura_utils.explain import maps
+from mura_utils.explain.methods.common import CHUNK, to_heatmaps
 from mura_utils.explain.targets import class_target, contrast_target
 from mura_utils.network.heads import FINDING, FINDING_LOGITS
 
@@ -230,7 +230,7 @@ def test_images_are_explained_independently_across_chunks(model, images):
         heat = explain.METHODS[name](model, many, targets)
         alone = explain.METHODS[name](model, images, class_target([0, 1, 2, 3, 0], CLASSES))
         assert heat[:5] == pytest.approx(alone, abs=1e-4), name
-        assert len(many) == len(heat) > maps._CHUNK
+        assert len(many) == len(heat) > CHUNK
         assert heat[15:] == pytest.approx(heat[:5], abs=1e-4), name
 
 
@@ -256,7 +256,7 @@ def test_the_map_of_a_pooled_head_is_the_softmax_that_it_averages_with(images):
     expected = enlarged / enlarged.max(axis=(1, 2), keepdims=True)
     np.testing.assert_allclose(shown[:, 0], expected, atol=1e-5)
     assert shown.min() > 0, "the minimum is not subtracted"
-    warm = maps.to_heatmaps(sigmoid[..., 0], SIZE)
+    warm = to_heatmaps(sigmoid[..., 0], SIZE)
     assert np.abs(shown[:, 0] - warm).max() > 0.05, "the test could not fail"
     found = explain.METHODS["attention_0"](pooled, images, class_target([0] * 5, CLASSES[:2]))
     assert np.array_equal(found, shown[:, 0])

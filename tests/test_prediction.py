@@ -14,7 +14,7 @@ from mura_utils.data.images import ImageFault
 from mura_utils.data.squares import resize
 from mura_utils.errors import UserError
 from mura_utils.experiments import save_experiment, validate_parameters
-from mura_utils.explain.maps import attention_maps
+from mura_utils.explain import attention_maps
 from mura_utils.network.build import build_model
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.phantoms.dataset import draw_case
