@@ -84,13 +84,13 @@ def test_a_run_without_answers_for_its_test_images_is_refused(cases):
     ("target", "make"), [("abnormal - normal", contrast_target), ("predicted class", class_target)]
 )
 def test_a_map_is_the_methods_own_and_made_once(cases, monkeypatch, target, make):
-    expected = METHODS["grad_cam"](
+    expected = METHODS["saliency"](
         cases.model, cases.images.pixels[3:4, ..., None].astype("float32"), make([1], CLASSES)
     )
-    assert np.array_equal(cases.heatmaps([2], "grad_cam", target), expected)
-    cases.heatmaps([0, 2], "grad_cam", target)
-    monkeypatch.setitem(METHODS, "grad_cam", None)  # another call would fail
-    found = cases.heatmaps([2, 0, 2], "grad_cam", target)
+    assert np.array_equal(cases.heatmaps([2], "saliency", target), expected)
+    cases.heatmaps([0, 2], "saliency", target)
+    monkeypatch.setitem(METHODS, "saliency", None)  # another call would fail
+    found = cases.heatmaps([2, 0, 2], "saliency", target)
     assert np.array_equal(found[0], expected[0]) and np.array_equal(found[2], expected[0])
     assert not np.array_equal(found[1], expected[0])
 
@@ -149,8 +149,8 @@ def test_a_map_that_cannot_be_made_is_said(opened, monkeypatch):
     def refuse(*_):
         raise UserError("The model has no class Normal-HAND.")
 
-    monkeypatch.setitem(METHODS, "saliency", refuse)
-    opened.method.value = "saliency"
+    monkeypatch.setitem(METHODS, "smooth_grad", refuse)
+    opened.method.value = "smooth_grad"
     assert opened.text.value == "The model has no class Normal-HAND."
     opened.opacity.value = 0.5
     assert seen(opened).std(axis=-1).max() == 0, "gray: no heat"
