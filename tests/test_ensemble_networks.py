@@ -16,7 +16,7 @@ from mura_utils.data.images import read_image
 from mura_utils.data.squares import resize
 from mura_utils.ensembles import make_ensemble
 from mura_utils.errors import UserError
-from mura_utils.explain.maps import layer_cam
+from mura_utils.explain import layer_cam
 from mura_utils.explain.targets import contrast_target
 from mura_utils.labels import probabilities_of
 from mura_utils.network import soup

@@ -108,4 +108,4 @@ def test_the_table_has_a_row_for_each_method_and_says_what_is_undefined(rows):
     assert list(table.index) == ["most common label", "exp6"]
     assert list(table.columns) == list(SHOWN.values())
     assert table.loc["exp6", "AUROC of abnormal"] == "undefined"
-    assert table.loc["exp6", "accuracy, binary"] .endswith(", 1.000] W")
+    assert table.loc["exp6", "accuracy, binary"].endswith(", 1.000] W")

@@ -14,7 +14,7 @@ from mura_utils.data.images import ImageFault
 from mura_utils.data.squares import resize
 from mura_utils.errors import UserError
 from mura_utils.experiments import save_experiment, validate_parameters
-from mura_utils.explain.maps import attention_maps
+from mura_utils.explain import attention_maps
 from mura_utils.network.build import build_model
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.phantoms.dataset import draw_case
@@ -104,6 +104,13 @@ def test_the_overlay_is_the_taught_map_where_masks_taught_one(radiograph, tmp_pa
     assert list(shown) == ["attention taught by masks", "LayerCAM of abnormal - normal"]
     assert np.abs(taught.astype(int) - overlay(square, heat)).max() <= 1
     assert np.abs(taught.astype(int) - contrast).max() > 10, "the test could not fail"
+
+    (chosen,) = predict_images(settings.name, [gray], tmp_path / "chosen", "attention_0")
+    assert chosen["heatmap"] == "attention_0"
+    assert np.array_equal(np.asarray(Image.open(chosen["overlay"])), overlay(square, heat))
+    with pytest.raises(UserError, match=r"no map 'attention_1' of .*: give --map one of att"):
+        predict_images(settings.name, [gray], tmp_path / "refused", "attention_1")
+    assert not list((tmp_path).glob("refused/*"))
 
 
 def test_nothing_is_loaded_or_written_when_anything_is_refused(

@@ -20,7 +20,7 @@ from mura_utils.data.images import read_image
 from mura_utils.data.sources import load_mask
 from mura_utils.data.squares import resize, resize_mask
 from mura_utils.experiments import data_root, load_experiment
-from mura_utils.explain.maps import layer_cam
+from mura_utils.explain import layer_cam
 from mura_utils.explain.targets import contrast_target
 from mura_utils.labels import ABNORMAL, probabilities_of
 from mura_utils.network.build import load_model
