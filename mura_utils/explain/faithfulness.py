@@ -1,0 +1,145 @@
+"""Does hiding what a heat-map shows change the answer? Deletion and insertion.
+
+Pixels are taken in the order of their heat. **Deletion** paints them black, one share after the
+other: if the map shows what the answer rests on, the probability falls early and the area under its
+curve is small. **Insertion** starts from a blurred radiograph and brings the sharp pixels back: a
+good map has a large area. Both need no mask, and both show networks images that no radiograph looks
+like: compare methods with each other and with `BASELINES`, and do not read the areas alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import keras
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from mura_utils.explain.targets import Target
+
+BLUR = 0.05
+"""Standard deviation of the blur, of the image's side."""
+
+Answer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Images (n, S, S, 1) and the positions (n,) of the images they come from -> answers (n,)."""
+
+_BATCH = 32
+
+
+def answer_of(model: keras.Model, target: Target) -> Answer:
+    """The logistic function of a target's score, in [0, 1].
+
+    For `contrast_target` this is the probability of abnormal against normal of the same body part.
+
+    Args:
+        model: ends in ``logits`` and a softmax.
+        target: of the images whose copies are judged.
+    """
+    network = keras.Model(model.inputs, model.get_layer("logits").output)
+
+    def answer(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        logits = network.predict(images, batch_size=_BATCH, verbose=0)
+        return 1 / (1 + np.exp(-(logits * target.weights[positions]).sum(axis=-1)))
+
+    return answer
+
+
+def blurred(images: np.ndarray) -> np.ndarray:
+    """Images (N, S, S, 1) without their details, with which insertion starts."""
+    width = BLUR * images.shape[1]
+    return ndimage.gaussian_filter(images, (0, width, width, 0), mode="nearest")
+
+
+def replaced(
+    before: np.ndarray, after: np.ndarray, heatmap: np.ndarray, steps: int
+) -> np.ndarray:
+    """One image on its way into another, the hottest pixels first.
+
+    Args:
+        before: (S, S, 1).
+        after: (S, S, 1).
+        heatmap: (S, S); of equal pixels the upper left one goes first.
+        steps: from 0 to all pixels.
+
+    Returns:
+        (steps + 1, S, S, 1); image t has the hottest t / steps of its pixels from `after`.
+
+    Example:
+        >>> heat = np.array([[0.1, 0.9], [0.5, 0.0]])
+        >>> replaced(np.ones((2, 2, 1)), np.zeros((2, 2, 1)), heat, steps=4)[2, ..., 0]
+        array([[1., 0.],
+               [0., 1.]])
+    """
+    order = np.argsort(-heatmap.ravel(), kind="stable")
+    place = np.empty(order.size, int)
+    place[order] = np.arange(order.size)
+    counts = np.rint(np.linspace(0, order.size, steps + 1)).astype(int)
+    taken = (place < counts[:, None]).reshape(-1, *heatmap.shape, 1)
+    return np.where(taken, after, before)
+
+
+def answer_curve(
+    answer: Answer, before: np.ndarray, after: np.ndarray, heatmaps: np.ndarray, steps: int = 20
+) -> np.ndarray:
+    """The answers on the way from one image to the other, for each of N images.
+
+    Args:
+        answer: see `answer_of`.
+        before: (N, S, S, 1); for deletion the radiographs, for insertion `blurred`.
+        after: (N, S, S, 1); for deletion black, for insertion the radiographs.
+        heatmaps: (N, S, S).
+        steps: how many times pixels are replaced.
+
+    Returns:
+        (N, steps + 1).
+    """
+    curves = [
+        answer(replaced(*images, steps), np.full(steps + 1, position))
+        for position, images in enumerate(zip(before, after, heatmaps, strict=True))
+    ]
+    return np.reshape(curves, (len(before), steps + 1))
+
+
+def area(curve: np.ndarray) -> np.ndarray:
+    """Area under curves (N, steps + 1) over the share of pixels, by trapezoids: (N,) in [0, 1].
+
+    Example:
+        >>> area(np.array([[1.0, 0.5, 0.0]]))
+        array([0.5])
+    """
+    return np.trapezoid(curve, dx=1 / (curve.shape[1] - 1), axis=1)
+
+
+def score_faithfulness(
+    answer: Answer,
+    images: np.ndarray,
+    heatmaps: Mapping[tuple[str, str], np.ndarray],
+    steps: int = 20,
+) -> pd.DataFrame:
+    """Deletion and insertion of every heat-map.
+
+    Args:
+        answer: see `answer_of`; ask all maps the same question.
+        images: (N, S, S, 1) float32 in 0..255.
+        heatmaps: (method, target) -> (N, S, S).
+        steps: how many times pixels are replaced.
+
+    Returns:
+        One row an image, method and target: image (0..N-1), method, target, deletion (less is
+        better), insertion (more is better).
+
+    Source: Petsiuk et al. 2018, "RISE", section 4.3; there the score is the class's probability.
+    """
+    ways = {
+        "deletion": (images, np.zeros_like(images)),
+        "insertion": (blurred(images), images),
+    }
+    tables = []
+    for (method, target), maps in heatmaps.items():
+        areas = {
+            name: area(answer_curve(answer, *way, maps, steps)) for name, way in ways.items()
+        }
+        table = pd.DataFrame({"image": range(len(images)), "method": method, "target": target})
+        tables.append(table.assign(**areas))
+    return pd.concat(tables, ignore_index=True)
