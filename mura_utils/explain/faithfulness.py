@@ -51,9 +51,7 @@ def blurred(images: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(images, (0, width, width, 0), mode="nearest")
 
 
-def replaced(
-    before: np.ndarray, after: np.ndarray, heatmap: np.ndarray, steps: int
-) -> np.ndarray:
+def replaced(before: np.ndarray, after: np.ndarray, heatmap: np.ndarray, steps: int) -> np.ndarray:
     """One image on its way into another, the hottest pixels first.
 
     Args:
@@ -137,9 +135,7 @@ def score_faithfulness(
     }
     tables = []
     for (method, target), maps in heatmaps.items():
-        areas = {
-            name: area(answer_curve(answer, *way, maps, steps)) for name, way in ways.items()
-        }
+        areas = {name: area(answer_curve(answer, *way, maps, steps)) for name, way in ways.items()}
         table = pd.DataFrame({"image": range(len(images)), "method": method, "target": target})
         tables.append(table.assign(**areas))
     return pd.concat(tables, ignore_index=True)

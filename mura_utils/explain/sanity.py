@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mura_utils.explain.similarity import rank_correlation, structural_similarity
+from mura_utils.explain.summary import mean_intervals
 
 MapsOf = Callable[[keras.Model, np.ndarray], Mapping[tuple[str, str], np.ndarray]]
 """A network and images (N, S, S, 1) -> (method, target) -> maps (N, S, S) in [0, 1]."""
@@ -91,13 +92,45 @@ def randomize(
     return pd.concat(tables, ignore_index=True)
 
 
+def judge(compared: pd.DataFrame, patients: pd.Series, bootstrap: int = 1000) -> pd.DataFrame:
+    """Whether each map follows the network.
+
+    It passes if the rank correlation with the maps of the network without any trained layer is
+    surely (upper end of its interval) closer to that of unrelated maps than to 1, a copy. Few
+    images make a wide interval, and no map passes for want of images.
+
+    Args:
+        compared: as returned by `randomize`.
+        patients: (N,) of the images, by their number.
+        bootstrap: resamples of the patients.
+
+    Returns:
+        Rows (method, target): images, value, low, high (of the rank correlation), ssim, unrelated
+        (mean rank correlation of unrelated maps), limit, passes.
+    """
+    key = ["method", "target"]
+    random = compared[compared["share"] == 1]
+    values = random.pivot(index="image", columns=key, values="rank_correlation")
+    table = mean_intervals(values, values.index.to_series().map(patients), bootstrap)
+    table["ssim"] = random.groupby(key)["ssim"].mean()
+    unrelated = compared[compared["layer"] == "unrelated"].groupby(key)["rank_correlation"].mean()
+    table["unrelated"] = unrelated
+    table["limit"] = (1 + table["unrelated"]) / 2
+    return table.assign(passes=table["high"] < table["limit"]).reindex(
+        pd.MultiIndex.from_frame(compared[key].drop_duplicates())
+    )
+
+
 def _compare(
     key: tuple[str, str], ours: np.ndarray, theirs: np.ndarray, layer: str, share: float
 ) -> pd.DataFrame:
     table = pd.DataFrame({"image": range(len(ours)), "method": key[0], "target": key[1]})
     alike, ssim = rank_correlation(ours, theirs), structural_similarity(ours, theirs)
     return table.assign(
-        layer=layer, share=share, rank_correlation=alike, ssim=np.where(np.isnan(alike), np.nan, ssim)
+        layer=layer,
+        share=share,
+        rank_correlation=alike,
+        ssim=np.where(np.isnan(alike), np.nan, ssim),
     )
 
 

@@ -15,7 +15,6 @@ from sklearn.metrics import average_precision_score
 
 from mura_utils.errors import UserError
 
-
 MARGIN = 0.03
 """Of the image's side: Zhang et al. allow 15 pixels, and their images are about 500 wide."""
 

@@ -129,9 +129,14 @@ def measure_regions(
         for name, region in find_regions(image, finding).items():
             if region is None:
                 continue
-            moved = np.roll(region, rng.integers(image.shape[0] // 4, 3 * image.shape[0] // 4, 2), (0, 1))
+            moved = np.roll(
+                region, rng.integers(image.shape[0] // 4, 3 * image.shape[0] // 4, 2), (0, 1)
+            )
             copies += [cover(image, region), cover(image, moved)]
-            heat = {f"heat: {method}": _share(maps[position], region) for method, maps in heatmaps.items()}
+            heat = {
+                f"heat: {method}": _share(maps[position], region)
+                for method, maps in heatmaps.items()
+            }
             rows.append({"image": position, "region": name, "area": region.mean()} | heat)
     table = pd.DataFrame(rows)
     before = probability(images)[table["image"]]
@@ -161,7 +166,13 @@ def audit(measured: pd.DataFrame, patients: pd.Series, bootstrap: int = 1000) ->
         excess = mean_intervals(part[["excess"]], part["image"].map(patients), bootstrap)
         low, high = excess.loc["excess", ["low", "high"]]
         used = bool(low > 0 and part["size"].mean() >= MATTERS)
-        rows[region] = {"images": len(part), **numbers.mean(), "low": low, "high": high, "used": used}
+        rows[region] = {
+            "images": len(part),
+            **numbers.mean(),
+            "low": low,
+            "high": high,
+            "used": used,
+        }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("region")
 
 
