@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from mura_utils.explain.baselines import BASELINES
+from mura_utils.explain.ranking import RANDOM_NETWORK, rank
 from mura_utils.explain.similarity import agreement, rank_correlation, structural_similarity
 from mura_utils.explain.summary import as_text, mean_intervals, summarize, thirds
 
@@ -93,3 +94,21 @@ def test_the_center_is_hottest_in_the_middle_and_edges_at_edges():
     center, edges = (BASELINES[name](None, images, None)[0] for name in ("center", "edges"))
     assert np.unravel_index(center.argmax(), center.shape) == (16, 16)
     assert set(np.argwhere(edges == 1)[:, 1]) == {19, 20}
+
+
+# --- the ranking ---------------------------------------------------------------------------------
+
+
+def test_the_ranking_says_who_beats_what_and_what_was_not_tested():
+    count = 30
+    hits = {"poor": [0.0] * count, "good": [1.0] * 27 + [0.0] * 3, "center": [0.5] * count}
+    hits[RANDOM_NETWORK.format(method="good")] = [0.0] * count
+    scores = scores_of(hits, [str(n) for n in range(count)])
+    scores = scores.assign(energy_in_mask=0.5, deletion=np.nan, insertion=0.5, noise=1.0, shift=0.9)
+    keys = pd.MultiIndex.from_tuples([("good", "contrast")], names=["method", "target"])
+    table = rank(scores, pd.DataFrame({"passes": True}, keys), bootstrap=200)
+    assert table.index.get_level_values("method").tolist() == ["good", "poor"]
+    verdicts = table[["beats center", "beats random network", "passes randomization"]]
+    assert verdicts.to_numpy().tolist() == [[True, True, True], [False, None, None]]
+    assert table["hits"].iloc[0].startswith("0.90 [")
+    assert table["deletion"].tolist() == ["–", "–"]

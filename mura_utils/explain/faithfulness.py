@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from scipy.special import expit
 
 from mura_utils.explain.targets import Target
 
@@ -39,8 +40,9 @@ def answer_of(model: keras.Model, target: Target) -> Answer:
     network = keras.Model(model.inputs, model.get_layer("logits").output)
 
     def answer(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        logits = network.predict(images, batch_size=_BATCH, verbose=0)
-        return 1 / (1 + np.exp(-(logits * target.weights[positions]).sum(axis=-1)))
+        batches = range(0, len(images), _BATCH)
+        logits = [network.predict_on_batch(images[row : row + _BATCH]) for row in batches]
+        return expit((np.concatenate(logits) * target.weights[positions]).sum(axis=-1))
 
     return answer
 
@@ -78,7 +80,12 @@ def replaced(before: np.ndarray, after: np.ndarray, heatmap: np.ndarray, steps: 
 
 
 def answer_curve(
-    answer: Answer, before: np.ndarray, after: np.ndarray, heatmaps: np.ndarray, steps: int = 20
+    answer: Answer,
+    before: np.ndarray,
+    after: np.ndarray,
+    heatmaps: np.ndarray,
+    steps: int = 20,
+    ends: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """The answers on the way from one image to the other, for each of N images.
 
@@ -88,15 +95,19 @@ def answer_curve(
         after: (N, S, S, 1); for deletion black, for insertion the radiographs.
         heatmaps: (N, S, S).
         steps: how many times pixels are replaced.
+        ends: the answers to `before` and `after` where they are known, as they are the same for all
+            maps.
 
     Returns:
         (N, steps + 1).
     """
-    curves = [
-        answer(replaced(*images, steps), np.full(steps + 1, position))
+    positions = np.arange(len(before))
+    first, last = ends or (answer(before, positions), answer(after, positions))
+    between = [
+        answer(replaced(*images, steps)[1:-1], np.full(steps - 1, position))
         for position, images in enumerate(zip(before, after, heatmaps, strict=True))
     ]
-    return np.reshape(curves, (len(before), steps + 1))
+    return np.column_stack([first, np.reshape(between, (len(before), steps - 1)), last])
 
 
 def area(curve: np.ndarray) -> np.ndarray:
@@ -129,13 +140,13 @@ def score_faithfulness(
 
     Source: Petsiuk et al. 2018, "RISE", section 4.3; there the score is the class's probability.
     """
-    ways = {
-        "deletion": (images, np.zeros_like(images)),
-        "insertion": (blurred(images), images),
-    }
+    positions = np.arange(len(images))
+    black, blur = np.zeros_like(images), blurred(images)
+    nothing, vague, whole = (answer(each, positions) for each in (black, blur, images))
     tables = []
     for (method, target), maps in heatmaps.items():
-        areas = {name: area(answer_curve(answer, *way, maps, steps)) for name, way in ways.items()}
-        table = pd.DataFrame({"image": range(len(images)), "method": method, "target": target})
-        tables.append(table.assign(**areas))
+        deletion = answer_curve(answer, images, black, maps, steps, (whole, nothing))
+        insertion = answer_curve(answer, blur, images, maps, steps, (vague, whole))
+        table = pd.DataFrame({"image": positions, "method": method, "target": target})
+        tables.append(table.assign(deletion=area(deletion), insertion=area(insertion)))
     return pd.concat(tables, ignore_index=True)

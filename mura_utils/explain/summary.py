@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -62,7 +64,7 @@ def wide(scores: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def summarize(
-    scores: pd.DataFrame, columns: list[str], bootstrap: int = 1000, baseline: str = ""
+    scores: pd.DataFrame, columns: Sequence[str], bootstrap: int = 1000, baseline: str = ""
 ) -> pd.DataFrame:
     """Mean and interval of several scores, for each method and target.
 
@@ -71,7 +73,9 @@ def summarize(
         columns: scores.
         bootstrap: resamples of the patients.
         baseline: a method whose score is taken from the others' on the same image first, so that
-            an interval above 0 means that a method beats it; "" for the scores themselves.
+            an interval above 0 means that a method's score is higher; ``{method}`` stands for the
+            method's own name, and methods without such a baseline are left out. "" for the scores
+            themselves.
 
     Returns:
         Rows (score, method, target): images, value, low, high.
@@ -81,9 +85,17 @@ def summarize(
     for column in columns:
         values = wide(scores, column)
         if baseline:
-            values = values.sub(values[baseline].iloc[:, 0], axis=0)
+            values = _lead(values, baseline)
         tables[column] = mean_intervals(values, patients.loc[values.index], bootstrap)
     return pd.concat(tables, names=["score"])
+
+
+def _lead(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    others = {method: key for key in values if (method := key[0])}
+    known = [key for key in values if baseline.format(method=key[0]) in others]
+    leads = {key: values[key] - values[others[baseline.format(method=key[0])]] for key in known}
+    index = pd.MultiIndex.from_tuples(known, names=values.columns.names)
+    return pd.DataFrame(leads, values.index).set_axis(index, axis=1)
 
 
 def as_text(summary: pd.DataFrame, digits: int = 2) -> pd.DataFrame:

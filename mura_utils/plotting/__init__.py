@@ -19,7 +19,8 @@ from mura_utils.plotting.evaluation import (
     prediction_grid,
     roc_curves,
 )
-from mura_utils.plotting.heatmaps import heatmap_grid, heatmap_rows, overlay, score_strip
+from mura_utils.plotting.explanations import answer_curves, randomization_curves, score_intervals
+from mura_utils.plotting.heatmaps import heatmap_grid, heatmap_rows, overlay
 from mura_utils.plotting.style import (
     ABNORMALITIES,
     PCA_METHODS,
@@ -44,6 +45,7 @@ __all__ = [
     "STYLE",
     "ablation",
     "alt_text",
+    "answer_curves",
     "architecture",
     "augmentation_preview",
     "class_counts",
@@ -64,9 +66,10 @@ __all__ = [
     "per_class_f1",
     "pixel_analysis",
     "prediction_grid",
+    "randomization_curves",
     "roc_curves",
     "sample_grid",
-    "score_strip",
+    "score_intervals",
     "show",
     "split_distributions",
     "to_png",
