@@ -88,6 +88,7 @@ NUMBERS = {
     "threshold": (-1e-9, 1.1),
     "bootstrap": (99, 100_001),
     "scored_images": (1, 10_001),
+    "checked_images": (1, 1001),
 }
 
 

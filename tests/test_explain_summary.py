@@ -5,7 +5,7 @@ import pytest
 from mura_utils.explain.baselines import BASELINES
 from mura_utils.explain.ranking import RANDOM_NETWORK, rank
 from mura_utils.explain.similarity import agreement, rank_correlation, structural_similarity
-from mura_utils.explain.summary import as_text, mean_intervals, summarize, thirds
+from mura_utils.explain.summary import as_text, by_group, mean_intervals, summarize, thirds
 
 RNG = np.random.default_rng(0)
 
@@ -55,6 +55,15 @@ def test_what_no_image_is_scored_for_is_undefined_and_said_so():
     assert as_text(summary)["pointing_game"].tolist()[0] == "–"
     nothing = mean_intervals(scores[:0][["pointing_game"]], scores[:0]["patient"])
     assert nothing["images"].tolist() == [0] and nothing["value"].isna().all()
+
+
+def test_groups_are_averaged_by_themselves_and_empty_ones_left_out():
+    scores = pd.DataFrame({"patient": list("abcd"), "hit": [1.0, 1.0, 0.0, np.nan]})
+    kind = pd.Series(["fracture", "fracture", "lesion", "hardware"])
+    table = by_group(scores, "hit", {"kind": kind, "size": thirds(scores["hit"])}, bootstrap=100)
+    assert table.loc["kind", "value"].to_dict() == {"fracture": 1, "lesion": 0}
+    assert table.loc["kind", "images"].tolist() == [2, 1]
+    assert by_group(scores[3:], "hit", {"kind": kind[3:]}).empty
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 10])

@@ -75,7 +75,8 @@ def test_the_map_of_what_the_network_looks_at_ranks_first(images):
     maps |= {"patch": np.repeat(PATCH[None].astype(np.float32), len(images), axis=0)}
     maps |= {"complement": 1 - maps["patch"]}
     keyed = {(name, "-"): each for name, each in maps.items()}
-    scores = faithfulness.score_faithfulness(looks_at_the_patch, images, keyed, steps=16)
+    curves = faithfulness.hide_and_show(looks_at_the_patch, images, keyed, steps=16)
+    scores = faithfulness.score_faithfulness(curves)
     means = scores.groupby("method")[["deletion", "insertion"]].mean()
     assert means["deletion"].idxmin() == means["insertion"].idxmax() == "patch"
     assert means["deletion"].idxmax() == means["insertion"].idxmin() == "complement"
@@ -86,7 +87,8 @@ def test_areas_agree_with_the_papers_algorithm(images, model):
     answer = faithfulness.answer_of(model, contrast_target([0] * len(images), CLASSES))
     heat = BASELINES["random"](None, images, None)
     black, blur = np.zeros_like(images), faithfulness.blurred(images)
-    scores = faithfulness.score_faithfulness(answer, images, {("random", "-"): heat}, steps=7)
+    curves = faithfulness.hide_and_show(answer, images, {("random", "-"): heat}, steps=7)
+    scores = faithfulness.score_faithfulness(curves)
     for row in range(2):
         ways = {"deletion": (images[row], black[row]), "insertion": (blur[row], images[row])}
         for name, way in ways.items():
@@ -124,7 +126,7 @@ def test_shuffled_weights_keep_their_values(model):
 
 
 def test_a_map_that_ignores_the_weights_fails_and_one_that_follows_them_passes(images, model):
-    compared = sanity.randomize(model, images, maps_of, stages=3)
+    compared = sanity.randomize(model, images, maps_of(model, images), maps_of, stages=3)
     random = compared[compared["share"] == 1]
     alike = random.groupby("method")[["rank_correlation", "ssim"]].mean()
     assert alike.loc["edges"].tolist() == pytest.approx([1, 1], abs=1e-4)
@@ -133,6 +135,10 @@ def test_a_map_that_ignores_the_weights_fails_and_one_that_follows_them_passes(i
     assert not summary.loc[("edges", "contrast"), "passes"]
     assert not summary.loc[("center", "contrast"), "passes"]
     assert summary.loc[("saliency", "contrast"), "passes"]
+    kept = sanity.last_stage(compared)
+    assert len(kept) == 5 * 4
+    edges = kept[kept["method"] == "edges"]
+    assert edges["randomized"].tolist() == pytest.approx([1] * 5) and edges["unrelated"].max() < 0.5
 
 
 # --- stability -----------------------------------------------------------------------------------
@@ -142,7 +148,7 @@ def test_a_map_that_moves_along_is_stable_and_one_that_stays_is_not(images, mode
     smooth = np.cumsum(np.cumsum(images - 127, axis=1), axis=2)
     smooth = (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.float32)
     scores = (
-        stability.score_stability(model, smooth, maps_of)
+        stability.score_stability(model, smooth, maps_of(model, smooth), maps_of)
         .groupby("method")[["noise", "shift"]]
         .mean()
     )

@@ -65,13 +65,17 @@ def test_score_intervals_show_each_mean_with_its_interval_and_baselines_in_gray(
     names = ["score", "method", "target"]
     index = pd.MultiIndex.from_tuples([("energy_in_mask", *key) for key in KEYS], names=names)
     table = {"images": 9, "value": [0.3, 0.9, 0.1], "low": 0.0, "high": [0.4, 1.0, 0.2]}
-    fig = plotting.score_intervals(pd.DataFrame(table, index), ["center"])
+    frame = pd.DataFrame(table, index)
+    fig = plotting.score_intervals(frame, ["center"], random=frame[:1] * 0.5)
     (ax,) = fig.axes
-    assert tick_labels(ax.yaxis)[0] == "saliency · contrast"
-    dots = [line for line in ax.lines if line.get_marker() == "o"]
-    assert [dot.get_xdata()[0] for dot in dots] == [0.3, 0.9, 0.1]
-    assert dots[0].get_color() == dots[1].get_color() != dots[2].get_color()
-    assert "n = 9 images" in texts(fig)
+    assert tick_labels(ax.yaxis)[0] == "saliency\ncontrast"
+    dots = [line for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    hollow = [dot for dot in dots if dot.get_markerfacecolor() == "white"]
+    filled = [dot for dot in dots if dot not in hollow]
+    assert [dot.get_xdata()[0] for dot in filled] == [0.3, 0.9, 0.1]
+    assert hollow[0].get_xdata()[0] == 0.15
+    assert filled[0].get_color() == filled[1].get_color() != filled[2].get_color()
+    assert "Heat-map scores of 9 images with their 95% intervals" in texts(fig)
     assert "energy_in_mask, grad_cam, contrast: 0.90" in plotting.alt_text(fig)
 
 

@@ -120,33 +120,52 @@ def area(curve: np.ndarray) -> np.ndarray:
     return np.trapezoid(curve, dx=1 / (curve.shape[1] - 1), axis=1)
 
 
-def score_faithfulness(
+def hide_and_show(
     answer: Answer,
     images: np.ndarray,
     heatmaps: Mapping[tuple[str, str], np.ndarray],
     steps: int = 20,
-) -> pd.DataFrame:
-    """Deletion and insertion of every heat-map.
+) -> dict[str, dict[tuple[str, str], np.ndarray]]:
+    """Deletion and insertion curves of every heat-map.
 
     Args:
-        answer: see `answer_of`; ask all maps the same question.
+        answer: see `answer_of`; all maps are asked the same question.
         images: (N, S, S, 1) float32 in 0..255.
         heatmaps: (method, target) -> (N, S, S).
         steps: how many times pixels are replaced.
 
     Returns:
-        One row an image, method and target: image (0..N-1), method, target, deletion (less is
-        better), insertion (more is better).
+        deletion (to black) and insertion (from `blurred`) -> (method, target) -> (N, steps + 1).
 
-    Source: Petsiuk et al. 2018, "RISE", section 4.3; there the score is the class's probability.
+    Source: Petsiuk et al. 2018, "RISE", section 4.3; there the answer is the class's probability.
     """
     positions = np.arange(len(images))
     black, blur = np.zeros_like(images), blurred(images)
     nothing, vague, whole = (answer(each, positions) for each in (black, blur, images))
+    deletion = {
+        key: answer_curve(answer, images, black, maps, steps, (whole, nothing))
+        for key, maps in heatmaps.items()
+    }
+    insertion = {
+        key: answer_curve(answer, blur, images, maps, steps, (vague, whole))
+        for key, maps in heatmaps.items()
+    }
+    return {"deletion": deletion, "insertion": insertion}
+
+
+def score_faithfulness(
+    curves: Mapping[str, Mapping[tuple[str, str], np.ndarray]],
+) -> pd.DataFrame:
+    """The areas under the curves of `hide_and_show`.
+
+    Returns:
+        One row an image, method and target: image (0..N-1), method, target, deletion (less is
+        better), insertion (more is better).
+    """
     tables = []
-    for (method, target), maps in heatmaps.items():
-        deletion = answer_curve(answer, images, black, maps, steps, (whole, nothing))
-        insertion = answer_curve(answer, blur, images, maps, steps, (vague, whole))
-        table = pd.DataFrame({"image": positions, "method": method, "target": target})
-        tables.append(table.assign(deletion=area(deletion), insertion=area(insertion)))
-    return pd.concat(tables, ignore_index=True)
+    for method, target in curves["deletion"]:
+        areas = {way: area(of[method, target]) for way, of in curves.items()}
+        table = pd.DataFrame(areas).rename_axis("image").reset_index()
+        tables.append(table.assign(method=method, target=target))
+    columns = ["image", "method", "target", *curves]
+    return pd.concat(tables, ignore_index=True)[columns]

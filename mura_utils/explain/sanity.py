@@ -65,14 +65,20 @@ def random_network(model: keras.Model, seed: int = 0) -> keras.Model:
 
 
 def randomize(
-    model: keras.Model, images: np.ndarray, maps_of: MapsOf, stages: int = 4, seed: int = 0
+    model: keras.Model,
+    images: np.ndarray,
+    trained: Mapping[tuple[str, str], np.ndarray],
+    maps_of: MapsOf,
+    stages: int = 4,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """How alike the maps of the trained and of each randomized network are.
 
     Args:
         model: trained.
         images: (N, S, S, 1) float32 in 0..255, each of another patient.
-        maps_of: makes the maps.
+        trained: the trained network's maps of them, which are compared.
+        maps_of: makes the maps of a randomized network, those of `trained` at least.
         stages: of the `cascade`.
         seed: of the `cascade`.
 
@@ -81,14 +87,13 @@ def randomize(
         the layers that are random), rank_correlation, ssim; NaN where a map is constant. In rows of
         layer "unrelated" (share NaN) both maps are the trained network's, of two images.
     """
-    trained = maps_of(model, images)
     tables = [
         _compare(key, maps, np.roll(maps, 1, axis=0), "unrelated", np.nan)
         for key, maps in trained.items()
     ]
     for layer, share, twin in cascade(model, stages, seed):
-        for key, maps in maps_of(twin, images).items():
-            tables.append(_compare(key, trained[key], maps, layer, share))
+        maps = maps_of(twin, images)
+        tables += [_compare(key, trained[key], maps[key], layer, share) for key in trained]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -119,6 +124,21 @@ def judge(compared: pd.DataFrame, patients: pd.Series, bootstrap: int = 1000) ->
     return table.assign(passes=table["high"] < table["limit"]).reindex(
         pd.MultiIndex.from_frame(compared[key].drop_duplicates())
     )
+
+
+def last_stage(compared: pd.DataFrame) -> pd.DataFrame:
+    """What a table of explanations keeps of `randomize`: the network without a trained layer.
+
+    Returns:
+        One row an image, method and target: image, method, target, randomized (rank correlation),
+        randomized_ssim, unrelated (rank correlation with another image's map).
+    """
+    key = ["image", "method", "target"]
+    random = compared[compared["share"] == 1]
+    names = {"rank_correlation": "randomized", "ssim": "randomized_ssim"}
+    random = random[[*key, *names]].rename(columns=names)
+    apart = compared.loc[compared["layer"] == "unrelated", [*key, "rank_correlation"]]
+    return random.merge(apart.rename(columns={"rank_correlation": "unrelated"}), on=key)
 
 
 def _compare(

@@ -48,10 +48,18 @@ def pointing_game(heatmap: np.ndarray, mask: np.ndarray, margin: float = 0.0) ->
     _check(heatmap, mask)
     if heatmap.max() == heatmap.min():
         return False
-    near = mask
-    if margin:
-        near = ndimage.distance_transform_edt(~mask) <= margin * max(mask.shape)
+    near = widen(mask, margin) if margin else mask
     return bool(near[heatmap == heatmap.max()].mean() > 0.5)
+
+
+def widen(mask: np.ndarray, margin: float) -> np.ndarray:
+    """A mask (H, W) and all pixels not farther from it than a share of the longer side.
+
+    Example:
+        >>> widen(np.array([[True, False, False, False]]), margin=0.25).tolist()
+        [[True, True, False, False]]
+    """
+    return ndimage.distance_transform_edt(~mask) <= margin * max(mask.shape)
 
 
 def energy_in_mask(heatmap: np.ndarray, mask: np.ndarray) -> float:
@@ -159,14 +167,17 @@ def score_heatmaps(
         >>> scores[["energy_in_mask", "chance"]].to_dict("records")
         [{'energy_in_mask': 0.5, 'chance': 0.25}]
     """
+    scored = [mask is not None and mask.any() for mask in masks]
+    near = [widen(mask, MARGIN) if use else mask for mask, use in zip(masks, scored, strict=True)]
     rows = []
-    for (method, target), maps in heatmaps.items():
-        level = (levels or {}).get((method, target))
+    for key, maps in heatmaps.items():
+        level = (levels or {}).get(key)
         for image, (heatmap, mask) in enumerate(zip(maps, masks, strict=True)):
-            row = {"image": image, "method": method, "target": target, "empty": not heatmap.any()}
-            if mask is not None and mask.any():
+            row = dict(zip(("method", "target"), key, strict=True))
+            row |= {"image": image, "empty": not heatmap.any()}
+            if scored[image]:
                 row["pointing_game"] = float(pointing_game(heatmap, mask))
-                row["pointing_game_margin"] = float(pointing_game(heatmap, mask, MARGIN))
+                row["pointing_game_margin"] = float(pointing_game(heatmap, near[image]))
                 row["energy_in_mask"] = energy_in_mask(heatmap, mask)
                 row["auprc"] = pixel_auprc(heatmap, mask)
                 row["iou"] = np.nan if level is None else iou(heatmap, mask, level)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import keras
 import numpy as np
 import pandas as pd
@@ -35,7 +37,11 @@ def shifted(images: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def score_stability(
-    model: keras.Model, images: np.ndarray, maps_of: MapsOf, seed: int = 0
+    model: keras.Model,
+    images: np.ndarray,
+    heatmaps: Mapping[tuple[str, str], np.ndarray],
+    maps_of: MapsOf,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Rank correlation of each map with that of the noisy and of the shifted image.
 
@@ -44,7 +50,8 @@ def score_stability(
     Args:
         model: trained.
         images: (N, S, S, 1) float32 in 0..255.
-        maps_of: makes the maps.
+        heatmaps: (method, target) -> their maps (N, S, S), which are compared.
+        maps_of: makes the maps of the changed images, those of `heatmaps` at least.
         seed: of the noise.
 
     Returns:
@@ -52,11 +59,10 @@ def score_stability(
         a map is constant.
     """
     pixels = max(round(SHIFT * images.shape[1]), 1)
-    same = maps_of(model, images)
     with_noise = maps_of(model, noisy(images, seed))
     moved = maps_of(model, shifted(images, pixels))
     tables = []
-    for (method, target), maps in same.items():
+    for (method, target), maps in heatmaps.items():
         key = method, target
         rest, back = maps[:, :-pixels, :-pixels], moved[key][:, pixels:, pixels:]
         scores = {

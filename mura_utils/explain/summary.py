@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -96,6 +96,39 @@ def _lead(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
     leads = {key: values[key] - values[others[baseline.format(method=key[0])]] for key in known}
     index = pd.MultiIndex.from_tuples(known, names=values.columns.names)
     return pd.DataFrame(leads, values.index).set_axis(index, axis=1)
+
+
+def by_group(
+    scores: pd.DataFrame, column: str, groups: Mapping[str, pd.Series], bootstrap: int = 1000
+) -> pd.DataFrame:
+    """Mean and interval of one score in each group of images.
+
+    Args:
+        scores: rows of one method: patient and the score.
+        column: the score.
+        groups: what they are grouped by -> (N,) the group of each row.
+        bootstrap: resamples of the patients.
+
+    Returns:
+        Rows (by, group): images, value, low, high; groups without a scored image are left out.
+
+    Example:
+        >>> scores = pd.DataFrame({"patient": list("aab"), "hit": [1.0, 1.0, 0.0]})
+        >>> by_group(scores, "hit", {"answer": pd.Series(["right", "right", "wrong"])})["value"]
+        by      group
+        answer  right    1.0
+                wrong    0.0
+        Name: value, dtype: float64
+    """
+    tables = {}
+    for name, group in groups.items():
+        for value, part in scores.dropna(subset=column).groupby(group, observed=True):
+            found = mean_intervals(part[[column]], part["patient"], bootstrap)
+            tables[name, str(value)] = found.loc[column]
+    if not tables:
+        return pd.DataFrame(columns=["images", "value", "low", "high"])
+    table = pd.DataFrame(tables, index=["images", "value", "low", "high"]).T
+    return table.rename_axis(["by", "group"]).astype({"images": int})
 
 
 def as_text(summary: pd.DataFrame, digits: int = 2) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from mura_utils.plotting.style import (
     in_our_style,
     new_figure,
     share_legend,
+    thousands,
     with_alt_text,
 )
 
@@ -25,29 +26,39 @@ _LINES = sns.color_palette("colorblind").as_hex()
 
 
 @in_our_style
-def score_intervals(summary: pd.DataFrame, baselines: Collection[str]) -> Figure:
+def score_intervals(
+    summary: pd.DataFrame, baselines: Collection[str], random: pd.DataFrame | None = None
+) -> Figure:
     """Mean scores of heat-maps with their intervals; baselines are gray.
 
     Args:
         summary: rows (score, method, target): images, value, low, high; one panel a score.
         baselines: methods that are baselines.
+        random: the same for maps of a network with random weights, drawn hollow.
     """
-    table = summary.dropna(subset="value").reset_index()
-    scores = list(dict.fromkeys(table["score"]))
-    keys = table[["method", "target"]].drop_duplicates().itertuples(index=False, name=None)
-    names = pd.MultiIndex.from_tuples(list(keys), names=["method", "target"])
-    fig = new_figure(1.3 + 0.3 * len(names), "Heat-map scores with their 95% intervals")
-    axes = add_panels(fig, 1, max(len(scores), 1), sharey=True)
+    keys = list(dict.fromkeys(key[1:] for key in summary.dropna(subset="value").index))
+    scores = list(dict.fromkeys(summary.dropna(subset="value").index.get_level_values(0)))
+    names = pd.MultiIndex.from_tuples(keys, names=["method", "target"])
+    most = int(summary["images"].max())
+    title = f"Heat-map scores of {thousands(most, 'image')} with their 95% intervals"
+    fig = new_figure(1.6 + 0.34 * len(names), title)
+    axes = add_panels(fig, 1, len(scores), sharey=True)
     colors = [OTHER if method in baselines else OURS for method, _ in names]
     for ax, score in zip(axes, scores, strict=True):
-        part = table[table["score"] == score].set_index(["method", "target"]).reindex(names)
-        draw_dots(ax, part, "value", colors)
-        ax.set_xlabel(score.replace("_", " "))
-        ax.set_title(f"n = {int(part['images'].max()):,} images")
-        ax.set_xlim(left=0)
-    axes[0].set_yticks(range(len(names)), [f"{method} · {target}" for method, target in names])
+        if random is not None and score in random.index.get_level_values(0):
+            rows = random.xs(score).reindex(names)[["value"]]
+            draw_dots(ax, rows, "value", [OURS] * len(names), filled=False)
+        draw_dots(ax, summary.xs(score).reindex(names), "value", colors)
+        ax.set(xlabel=score.replace("_", "\n", 1).replace("_", " "), xlim=(-0.02, None))
+    axes[0].set_yticks(range(len(names)), [f"{method}\n{target}" for method, target in names])
+    axes[0].tick_params(axis="y", labelsize=8)
+    for face, label in ((OURS, "method"), ("white", "the same, random network")):
+        axes[0].plot([], [], "o", color=OURS, markerfacecolor=face, label=label)
+    axes[0].plot([], [], "o", color=OTHER, label="baseline")
+    share_legend(fig, axes)
     listed = "; ".join(
-        f"{row.score}, {row.method}, {row.target}: {row.value:.2f}" for row in table.itertuples()
+        f"{score}, {method}, {target}: {row.value:.2f}"
+        for (score, method, target), row in summary.dropna(subset="value").iterrows()
     )
     return with_alt_text(fig, f"Mean heat-map scores with intervals. {listed}.")
 
