@@ -14,6 +14,7 @@ import numpy as np
 
 from mura_utils.errors import UserError
 from mura_utils.explain.methods.common import CHUNK, checked, to_heatmaps
+from mura_utils.explain.targets import Target
 from mura_utils.network.heads import FINDING, FINDING_WEIGHTS
 
 
@@ -52,6 +53,18 @@ def attention_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
     grid = model.get_layer(FINDING).output.shape[1:3]
     maps = [map_.reshape(-1, *grid) for map_ in maps]
     return np.stack([to_heatmaps(map_, images.shape[1], from_zero=pooled) for map_ in maps], axis=1)
+
+
+def attention_mean(model: keras.Model, images: np.ndarray, target: Target) -> np.ndarray:
+    """The mean of all heads' maps, each scaled before; `target` changes nothing.
+
+    Returns:
+        (N, S, S) float32 in [0, 1].
+
+    Raises:
+        UserError: the model has no attention heads.
+    """
+    return to_heatmaps(attention_maps(model, images).mean(axis=1), images.shape[1])
 
 
 def attention_layers(model: keras.Model) -> list[str]:

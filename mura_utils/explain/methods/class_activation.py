@@ -13,7 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from mura_utils.errors import UserError
-from mura_utils.explain.methods.common import CHUNK, checked, chunks, to_heatmaps
+from mura_utils.explain.methods.common import (
+    CHUNK,
+    checked,
+    chunks,
+    require_feature_map,
+    to_heatmaps,
+)
 from mura_utils.explain.targets import Target
 from mura_utils.network.backbone import FEATURES, feature_layers
 
@@ -141,12 +147,7 @@ def activation_maps(
     for target in targets:
         images = checked(model, images, target)
     for layer, _ in methods:
-        chosen = next((one for one in model.layers if one.name == layer), None)
-        if chosen is None or len(chosen.output.shape) != 4:
-            raise UserError(
-                f"{model.name} has no layer {layer!r} with an output (N, h, w, C): choose one from "
-                f"model.summary(), or {FEATURES!r}, the map that the head sees."
-            )
+        require_feature_map(model, layer)
     outputs = [*(layer for layer, _ in methods), "logits"]
     network = keras.Model(model.inputs, [model.get_layer(name).output for name in outputs])
 

@@ -6,7 +6,11 @@ all layers with the model, so nothing is cloned and no activation is swapped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from importlib.util import find_spec
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -14,14 +18,95 @@ import tensorflow as tf
 
 from mura_utils.errors import UserError
 from mura_utils.explain.targets import Target
+from mura_utils.network.backbone import FEATURES
+
+T = TypeVar("T")
 
 CHUNK = 16
 """Images at once: bounds the memory of the gradients."""
 
 
+def once_a_model(build: Callable[[keras.Model], T]) -> Callable[[keras.Model], T]:
+    """Keep what is built for a model as long as the model lives, because tracing takes seconds."""
+    built: WeakKeyDictionary[keras.Model, T] = WeakKeyDictionary()
+
+    @wraps(build)
+    def get(model: keras.Model) -> T:
+        if model not in built:
+            built[model] = build(model)
+        return built[model]
+
+    return get
+
+
+@once_a_model
 def logit_model(model: keras.Model) -> keras.Model:
     """The model up to its logits; it takes a list of inputs, because tf-keras-vis passes one."""
     return keras.Model(model.inputs, model.get_layer("logits").output)
+
+
+@once_a_model
+def logit_function(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """From images (n, S, S, 1) to logits (n, K) float32."""
+    network = logit_model(model)
+    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)]
+    logits = tf.function(lambda batch: network(batch, training=False), signature)
+    return lambda batch: np.asarray(logits(tf.constant(batch, tf.float32)), np.float32)
+
+
+@once_a_model
+def gradient_function(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """From images (n, S, S, 1) and weights (K,) to the gradients of the score at the images."""
+    network = logit_model(model)
+
+    def differentiate(batch: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(batch)
+            logits = tf.cast(network(batch, training=False), tf.float32)
+            score = tf.reduce_sum(logits * weights)
+        return tape.gradient(score, batch)
+
+    shapes = (None, *model.input_shape[1:]), (model.output_shape[-1],)
+    gradients = tf.function(differentiate, [tf.TensorSpec(shape, tf.float32) for shape in shapes])
+    return lambda batch, weights: gradients(tf.constant(batch), tf.constant(weights)).numpy()
+
+
+def scores_under(
+    logits: Callable[[np.ndarray], np.ndarray],
+    image: np.ndarray,
+    masks: np.ndarray,
+    weights: np.ndarray,
+    gray: float = 0.0,
+) -> np.ndarray:
+    """Scores of one image seen through masks.
+
+    Args:
+        logits: as returned by `logit_function`.
+        image: (S, S, 1) float32 in 0..255.
+        masks: (P, S, S) in [0, 1] or bool; 1 is seen, 0 is covered.
+        weights: (K,) of the logits, a row of `Target.weights`.
+        gray: level of what is covered, 0..255.
+
+    Returns:
+        (P,) float32.
+    """
+    parts = []
+    for rows in chunks(masks):
+        seen = masks[rows, ..., None].astype(np.float32)
+        parts.append(logits(seen * image + (1 - seen) * gray))
+    return np.concatenate(parts) @ weights
+
+
+def without_rounding(differences: np.ndarray) -> np.ndarray:
+    """Differences of scores, 0 where a score is the same but for rounding.
+
+    Scaling what is left to a heat-map would show noise.
+
+    Example:
+        >>> without_rounding(np.array([0.5, -2e-6]))
+        array([0.5, 0. ])
+    """
+    return np.where(np.abs(differences) > 1e-5, differences, 0)
 
 
 def checked(model: keras.Model, images: np.ndarray, target: Target | None = None) -> np.ndarray:
@@ -43,11 +128,39 @@ def checked(model: keras.Model, images: np.ndarray, target: Target | None = None
     return np.asarray(images, np.float32)
 
 
+def require_feature_map(model: keras.Model, layer: str) -> int:
+    """The number of channels of a layer with output (N, h, w, C).
+
+    Raises:
+        UserError: there is no such layer, or its output is no feature map.
+    """
+    chosen = next((one for one in model.layers if one.name == layer), None)
+    if chosen is None or len(chosen.output.shape) != 4:
+        raise UserError(
+            f"{model.name} has no layer {layer!r} with an output (N, h, w, C): choose one from "
+            f"model.summary(), or {FEATURES!r}, the map that the head sees."
+        )
+    return chosen.output.shape[-1]
+
+
 def chunks(images: np.ndarray, copies: int = 1) -> Iterator[slice]:
     """Rows of the images in turn, at most `CHUNK` at once, or fewer where each has copies."""
     step = max(CHUNK // copies, 1)
     for start in range(0, len(images), step):
         yield slice(start, start + step)
+
+
+def require_library(name: str) -> None:
+    """Refuse a method whose library is not installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if find_spec(name) is None:
+        raise UserError(
+            f"The method {name} needs the library of that name: install the extra with "
+            "'pip install -e .[explainers]', or choose another method."
+        )
 
 
 def to_heatmaps(maps: np.ndarray | tf.Tensor, size: int, from_zero: bool = False) -> np.ndarray:
