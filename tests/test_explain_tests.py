@@ -215,13 +215,16 @@ def test_a_planted_shortcut_is_caught_and_a_clean_network_is_not(cheat):
     assert verdict.loc["finding", "used"] != cheat
 
 
-def test_markers_are_small_bright_and_near_the_border():
+def test_markers_are_small_bright_inside_and_near_the_border():
     image = np.full((100, 100), 50, np.float32)
-    image[5:11, 80:86] = 250  # a marker
+    image[5:12, 80:82] = image[10:12, 80:86] = 250  # an L
     image[50:54, 50:54] = 250  # in the middle
-    image[40:90, 1:20] = 250  # a bone
+    image[40:90, 5:25] = 250  # a bone
+    image[96:, 60:63] = 250  # a bone's end at the border
     image[90, 90] = 255  # a single pixel
-    assert shortcuts.find_markers(image).sum() == 8 * 8
+    markers = shortcuts.find_markers(image)
+    assert np.array_equal(np.argwhere(markers).min(axis=0), [4, 79])
+    assert np.array_equal(np.argwhere(markers).max(axis=0), [12, 86])
 
 
 def test_regions_leave_out_the_finding_and_are_none_where_there_are_none():

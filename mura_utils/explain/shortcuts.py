@@ -24,18 +24,19 @@ CORNER = 0.15
 MATTERS = 0.05
 """The least change of P(abnormal) that is worth a warning."""
 
-_BRIGHT = 0.85  # of the highest gray level: markers are lead
-_OUTER = 0.25  # of the side: markers lie near the border
-_LARGEST = 0.02  # of the image's area
+_THIN = 0.04  # of the side: the strokes of a letter are thinner
+_CONTRAST = 50  # gray levels above what is around the stroke
+_SIZES = 0.015, 0.16  # of the side: a letter's height or width
+_OUTER = 0.3  # of the side: markers lie near the border
 
 Regions = dict[str, np.ndarray | None]
 
 
 def find_markers(image: np.ndarray) -> np.ndarray:
-    """Small bright blobs near the border: what a side marker (L or R) looks like.
+    """Small bright strokes near the border: what a side marker (L or R) looks like.
 
-    A guess from the pixels, made for want of a record. Hardware and dense bone near the border look
-    the same, and a faint marker is missed.
+    A guess from the pixels, made for want of a record. Hardware and thin bone near the border look
+    the same, and a faint marker is missed. What touches the border is taken for anatomy.
 
     Args:
         image: (S, S), 0..255.
@@ -44,21 +45,23 @@ def find_markers(image: np.ndarray) -> np.ndarray:
         (S, S) bool.
 
     Example:
-        >>> image = np.full((40, 40), 60.0)
-        >>> image[2:5, 3:6] = image[18:22, 18:22] = 250
+        >>> image = np.full((60, 60), 20.0)
+        >>> image[4:8, 5:7] = image[28:32, 28:30] = 250
         >>> np.argwhere(find_markers(image)).min(axis=0).tolist(), int(find_markers(image).sum())
-        ([1, 2], 25)
+        ([3, 4], 24)
     """
     side = image.shape[0]
-    blobs, count = ndimage.label(image >= _BRIGHT * 255, np.ones((3, 3)))
+    width = 2 * max(round(_THIN * side), 1) + 1
+    strokes = ndimage.white_tophat(np.asarray(image, np.float32), size=width) > _CONTRAST
+    blobs, _ = ndimage.label(ndimage.binary_closing(strokes, np.ones((3, 3))), np.ones((3, 3)))
     found = np.zeros(image.shape, bool)
-    for number, center in enumerate(
-        ndimage.center_of_mass(blobs > 0, blobs, range(1, count + 1)), start=1
-    ):
-        blob = blobs == number
+    for number, box in enumerate(ndimage.find_objects(blobs), start=1):
+        low, high = (np.array([getattr(s, end) for s in box]) for end in ("start", "stop"))
+        center, length = (low + high - 1) / 2, max(high - low)
         near = min(min(center), side - 1 - max(center)) < _OUTER * side
-        if near and 4 <= blob.sum() <= _LARGEST * blob.size:
-            found |= blob
+        inside = min(low) > 0 and max(high) < side
+        if near and inside and _SIZES[0] * side <= length <= _SIZES[1] * side:
+            found |= blobs == number
     return ndimage.binary_dilation(found, np.ones((3, 3)))
 
 
