@@ -53,16 +53,22 @@ def find_markers(image: np.ndarray) -> np.ndarray:
     side = image.shape[0]
     width = 2 * max(round(_THIN * side), 1) + 1
     strokes = ndimage.white_tophat(np.asarray(image, np.float32), size=width) > _CONTRAST
-    blobs, _ = ndimage.label(ndimage.binary_closing(strokes, np.ones((3, 3))), np.ones((3, 3)))
+    box = np.ones((3, 3))
+    closed = ndimage.binary_erosion(ndimage.binary_dilation(strokes, box), box, border_value=1)
+    blobs, _ = ndimage.label(closed, box)
     found = np.zeros(image.shape, bool)
-    for number, box in enumerate(ndimage.find_objects(blobs), start=1):
-        low, high = (np.array([getattr(s, end) for s in box]) for end in ("start", "stop"))
+    for number, place in enumerate(ndimage.find_objects(blobs), start=1):
+        low, high = np.array([(one.start, one.stop) for one in place]).T
         center, length = (low + high - 1) / 2, max(high - low)
         near = min(min(center), side - 1 - max(center)) < _OUTER * side
         inside = min(low) > 0 and max(high) < side
         if near and inside and _SIZES[0] * side <= length <= _SIZES[1] * side:
-            found |= blobs == number
-    return ndimage.binary_dilation(found, np.ones((3, 3)))
+            blob = blobs == number
+            around = ndimage.binary_dilation(blob, iterations=width // 2) & ~blob
+            brightness = np.median(image[blob & strokes])
+            if np.percentile(image[around], 95) < brightness - _CONTRAST:
+                found |= blob
+    return ndimage.binary_dilation(found, box)
 
 
 def find_regions(image: np.ndarray, finding: np.ndarray | None) -> Regions:
