@@ -228,6 +228,10 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG or JPEG radiographs")],
     run: Annotated[str, typer.Option(help="a run's name, or its folder")],
     out: Annotated[Path, typer.Option(help="folder for the overlays")] = Path(),
+    method: Annotated[
+        str | None,
+        typer.Option("--map", metavar="METHOD", help="heat-map, e.g. grad_cam", show_default=False),
+    ] = None,
 ) -> None:
     """Classify radiographs with a trained run: JSON on standard output, an overlay for each.
 
@@ -235,7 +239,7 @@ def predict(
     """
     from mura_utils.prediction import predict_images
 
-    results = predict_images(run, images, out)
+    results = predict_images(run, images, out, method)
     for result in results:
         for remark in result["remarks"]:
             typer.echo(f"{result['image']}: {remark['kind']}: {remark['detail']}", err=True)

@@ -31,7 +31,9 @@ _TAUGHT = "attention taught by masks"
 _CONTRAST = "LayerCAM of abnormal - normal"
 
 
-def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str, Any]]:
+def predict_images(
+    run: str, images: Sequence[Path], out: Path, method: str | None = None
+) -> list[dict[str, Any]]:
     """Class probabilities and an explaining overlay for each radiograph.
 
     An ensemble answers with the mean of its networks' probabilities, over the mirror image as well
@@ -49,16 +51,19 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
         run: the name of a run or an ensemble, or the path of its folder.
         images: PNG or JPEG files.
         out: folder of the overlays, made if need be.
+        method: the heat-map to draw instead, a name in `explain.METHODS`, for
+            (abnormal - normal) of the predicted body part.
 
     Returns:
         For each image, in the given order: image, label, body_part, p_abnormal, probabilities (by
-        class), remarks (kind and detail of what is odd about the image), heatmap (which of the two
-        maps), overlay (its file).
+        class), remarks (kind and detail of what is odd about the image), heatmap (which
+        map), overlay (its file).
 
     Raises:
         UserError: no trained run, or an ensemble one of whose members was trained again; a file is
             missing or no readable radiograph; `out` is no folder. All of that is found before a
-            model is loaded, and nothing is written then.
+            model is loaded, and nothing is written then. A network lacks the method: that is found
+            later, but nothing is written either.
     """
     folder = require_trained(run)
     networks = networks_of(folder)
@@ -69,7 +74,7 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
 
     from mura_utils.plotting.heatmaps import overlay
 
-    probabilities, heatmaps, shown = _answer(networks, [gray for gray, _ in examined])
+    probabilities, heatmaps, shown = _answer(networks, [gray for gray, _ in examined], method)
     labels = [classes[index] for index in probabilities.argmax(axis=1)]
     table = pd.DataFrame(probabilities, columns=probability_columns(classes))
 
@@ -90,7 +95,7 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
             "remarks": [
                 {"kind": kind, "detail": detail} for kind, detail in inspection.remarks.items()
             ],
-            "heatmap": _TAUGHT if networks.taught else _CONTRAST,
+            "heatmap": method or (_TAUGHT if networks.taught else _CONTRAST),
             "overlay": str(target),
         }
         for path, label, abnormal, row, (_, inspection), target in zip(
@@ -100,10 +105,10 @@ def predict_images(run: str, images: Sequence[Path], out: Path) -> list[dict[str
 
 
 def _answer(
-    networks: Networks, grays: Sequence[np.ndarray]
+    networks: Networks, grays: Sequence[np.ndarray], method: str | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean probabilities (N, K), mean heat-maps (N, S, S), and the images at that size."""
-    from mura_utils.explain import attention_maps, layer_cam
+    from mura_utils.explain import METHODS, attention_maps, layer_cam, methods_of
     from mura_utils.explain.targets import contrast_target
     from mura_utils.network.build import load_model
 
@@ -128,7 +133,14 @@ def _answer(
     largest = max((batch for _, batch, step in views if step == 1), key=np.size)
     maps = []
     for model, batch, step in views:
-        if networks.taught:
+        if method:
+            if method not in methods_of(model):
+                raise UserError(
+                    f"There is no map {method!r} of {model.name}: give --map one of "
+                    f"{', '.join(methods_of(model))}."
+                )
+            heat = METHODS[method](model, batch, target)
+        elif networks.taught:
             heat = attention_maps(model, batch)[:, 0]  # the first head is the one that masks teach
         else:
             heat = layer_cam(model, batch, target)

@@ -105,6 +105,13 @@ def test_the_overlay_is_the_taught_map_where_masks_taught_one(radiograph, tmp_pa
     assert np.abs(taught.astype(int) - overlay(square, heat)).max() <= 1
     assert np.abs(taught.astype(int) - contrast).max() > 10, "the test could not fail"
 
+    (chosen,) = predict_images(settings.name, [gray], tmp_path / "chosen", "attention_0")
+    assert chosen["heatmap"] == "attention_0"
+    assert np.array_equal(np.asarray(Image.open(chosen["overlay"])), overlay(square, heat))
+    with pytest.raises(UserError, match=r"no map 'attention_1' of .*: give --map one of att"):
+        predict_images(settings.name, [gray], tmp_path / "refused", "attention_1")
+    assert not list((tmp_path).glob("refused/*"))
+
 
 def test_nothing_is_loaded_or_written_when_anything_is_refused(
     run, radiograph, tmp_path, monkeypatch
