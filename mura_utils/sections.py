@@ -360,7 +360,7 @@ class Explanation(Section):
         32, "07", "abnormal test images whose heat-maps are scored, in memory", ge=2, le=10_000
     )
     checked_images: int = _parameter(
-        8,
+        6,
         "07",
         "test images that are hidden, shifted and explained again",
         ge=2,

@@ -48,3 +48,13 @@ BASELINES: dict[str, Callable[[Any, np.ndarray, Any], np.ndarray]] = {
     "edges": edge_map,
 }
 """Name -> function, as `METHODS`."""
+
+
+def baseline_maps(images: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+    """All baselines of images (N, S, S, 1), named as `explain` names its maps.
+
+    Example:
+        >>> list(baseline_maps(np.zeros((1, 4, 4, 1))))[1]
+        ('center', 'no target')
+    """
+    return {(name, "no target"): draw(None, images, None) for name, draw in BASELINES.items()}
