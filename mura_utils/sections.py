@@ -369,5 +369,12 @@ class Explanation(Section):
     """How heat-maps are judged (notebook 07)."""
 
     scored_images: int = _parameter(
-        48, "07", "abnormal test images whose heat-maps are scored, in memory", ge=2, le=10_000
+        32, "07", "abnormal test images whose heat-maps are scored, in memory", ge=2, le=10_000
+    )
+    checked_images: int = _parameter(
+        6,
+        "07",
+        "test images that are hidden, shifted and explained again",
+        ge=2,
+        le=1000,
     )

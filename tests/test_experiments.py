@@ -96,6 +96,7 @@ NUMBERS = {
     "operating_target": (0, 1.1),
     "bootstrap": (99, 100_001),
     "scored_images": (1, 10_001),
+    "checked_images": (1, 1001),
 }
 
 

@@ -285,9 +285,28 @@ def test_explain_makes_what_each_method_makes(model, images):
     ]  # fmt: skip
     alone = explain.grad_cam(model, images, target, layer="conv_2")
     assert maps["grad_cam at conv_2", "class"] == pytest.approx(alone)
+    fine = explain.layer_cam(model, images, target, layer="relu")
+    assert maps["layer_cam at relu", "class"] == pytest.approx(fine)
+    assert maps["saliency", "class"] == pytest.approx(
+        explain.saliency(model, images, target), abs=1e-5
+    )
     assert maps["attention_1", "no target"] == pytest.approx(
         explain.attention_maps(model, images)[:, 1]
     )
+
+
+def test_explain_of_many_images_is_compiled_and_keeps_targets_apart(model):
+    many = np.random.default_rng(1).uniform(0, 255, (20, SIZE, SIZE, 1)).astype(np.float32)
+    targets = {
+        "class": class_target([1] * 20, CLASSES),
+        "contrast": contrast_target([0] * 20, CLASSES),
+    }
+    maps = explain.explain(model, many, targets, layer="conv_2")
+    for name, target in targets.items():
+        alone = explain.layer_cam(model, many, target, layer="relu")
+        assert maps["layer_cam at relu", name] == pytest.approx(alone, abs=1e-5)
+        gradient = explain.saliency(model, many, target)
+        assert maps["saliency", name] == pytest.approx(gradient, abs=1e-4)
 
 
 def test_explain_without_heads_has_no_attention(brightness, bright_corner):

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from mura_utils.errors import UserError
-from mura_utils.explain.scores import energy_in_mask, pointing_game, score_heatmaps
+from mura_utils.explain.scores import (
+    SCORES,
+    choose_level,
+    energy_in_mask,
+    iou,
+    pixel_auprc,
+    pointing_game,
+    score_heatmaps,
+)
 
 MASK = np.zeros((8, 10), bool)
 MASK[2:4, 5:9] = True
@@ -57,3 +65,46 @@ def test_score_heatmaps_leaves_images_without_a_mask_unscored():
     assert scores["chance"][:2].tolist() == [0.1, 0.1]
     assert scores["energy_in_mask"][0] == energy_in_mask(maps[0], MASK)
     assert scores.loc[2:, ["pointing_game", "energy_in_mask", "chance"]].isna().all(axis=None)
+
+
+# --- planted maps: the mask itself, its complement, and nothing in particular --------------------
+
+
+def test_the_mask_itself_scores_one_its_complement_none_and_a_uniform_map_the_area():
+    heat = MASK.astype(float)
+    maps = {("itself", "-"): heat, ("complement", "-"): 1 - heat, ("uniform", "-"): heat * 0 + 0.5}
+    levels = dict.fromkeys(maps, 0.5)
+    scored = score_heatmaps({key: map_[None] for key, map_ in maps.items()}, [MASK], levels)
+    itself, complement, uniform = scored[SCORES].to_numpy()
+    assert itself.tolist() == [1, 1, 1, 1, 1]
+    assert complement[[0, 2, 4]].tolist() == [0, 0, 0]
+    assert complement[3] == pytest.approx(MASK.mean())
+    assert uniform.tolist() == pytest.approx([0, 0, MASK.mean(), MASK.mean(), MASK.mean()])
+
+
+def test_a_margin_is_a_share_of_the_longer_side():
+    outside = peak(4, 6)  # one pixel below the mask; 10 pixels are the longer side
+    assert not pointing_game(outside, MASK)
+    assert not pointing_game(outside, MASK, margin=0.09)
+    assert pointing_game(outside, MASK, margin=0.1)
+    assert not pointing_game(np.zeros(MASK.shape), MASK, margin=1.0)
+
+
+def test_auprc_needs_no_scale():
+    heat = np.random.default_rng(0).random(MASK.shape)
+    assert pixel_auprc(heat**4, MASK) == pytest.approx(pixel_auprc(heat, MASK))
+    assert pixel_auprc(heat + MASK, MASK) == 1
+
+
+def test_the_level_is_the_best_on_the_images_it_is_chosen_on():
+    heat = np.where(MASK, 0.62, 0.3)[None]
+    level = choose_level(heat, [MASK])
+    assert 0.3 < level <= 0.62
+    assert iou(heat[0], MASK, level) == 1
+    assert iou(heat[0], MASK, 0.1) == pytest.approx(MASK.mean())
+    assert iou(heat[0], MASK, 0.9) == 0
+
+
+def test_without_a_level_there_is_no_iou():
+    scored = score_heatmaps({("saliency", "class"): peak(3, 8)[None]}, [MASK])
+    assert np.isnan(scored["iou"][0]) and scored["auprc"][0] > 0

@@ -33,6 +33,7 @@ TINY = {
     "batch_size": 16,
     "bootstrap": 100,
     "scored_images": 4,
+    "checked_images": 2,
 }
 
 

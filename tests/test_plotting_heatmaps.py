@@ -58,19 +58,43 @@ def test_heatmap_grid_fills_rows_of_six_and_outlines_what_has_a_mask():
     assert "8 radiographs" in plotting.alt_text(fig) and "7 with" in plotting.alt_text(fig)
 
 
-def test_score_strip_shows_each_score_and_the_mean():
-    frame = pd.DataFrame(
-        {
-            "method": ["saliency", "saliency", "grad_cam", "grad_cam"],
-            "score": [0.2, 0.4, 0.9, np.nan],
-            "kind": "energy in mask",
-        }
-    )
-    fig = plotting.score_strip(frame)
+KEYS = [("saliency", "contrast"), ("grad_cam", "contrast"), ("center", "no target")]
+
+
+def test_score_intervals_show_each_mean_with_its_interval_and_baselines_in_gray():
+    names = ["score", "method", "target"]
+    index = pd.MultiIndex.from_tuples([("energy_in_mask", *key) for key in KEYS], names=names)
+    table = {"images": 9, "value": [0.3, 0.9, 0.1], "low": 0.0, "high": [0.4, 1.0, 0.2]}
+    frame = pd.DataFrame(table, index)
+    fig = plotting.score_intervals(frame, ["center"], random=frame[:1] * 0.5)
     (ax,) = fig.axes
-    assert tick_labels(ax.yaxis) == ["saliency", "grad_cam"]
-    assert sum(len(points.get_offsets()) for points in ax.collections) == 3
-    assert {"0.30", "0.90"} <= set(texts(fig))
-    assert "energy in mask, saliency: 0.30" in plotting.alt_text(fig)
-    assert "chance: 0.034" not in texts(fig)
-    assert "chance: 0.034" in texts(plotting.score_strip(frame, chance=0.034))
+    assert tick_labels(ax.yaxis)[0] == "saliency\ncontrast"
+    dots = [line for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    hollow = [dot for dot in dots if dot.get_markerfacecolor() == "white"]
+    filled = [dot for dot in dots if dot not in hollow]
+    assert [dot.get_xdata()[0] for dot in filled] == [0.3, 0.9, 0.1]
+    assert hollow[0].get_xdata()[0] == 0.15
+    assert filled[0].get_color() == filled[1].get_color() != filled[2].get_color()
+    assert "Heat-map scores of 9 images with their 95% intervals" in texts(fig)
+    assert "energy_in_mask, grad_cam, contrast: 0.90" in plotting.alt_text(fig)
+
+
+def test_randomization_curves_begin_at_one_and_end_at_the_random_network():
+    rows = [
+        {"method": method, "target": target, "layer": layer, "share": share,
+         "rank_correlation": value, "ssim": value, "image": 0}
+        for method, target in KEYS
+        for layer, share, value in [("unrelated", np.nan, 0.1), ("logits", 0.2, 0.8), ("a", 1, 0.3)]
+    ]  # fmt: skip
+    fig = plotting.randomization_curves(pd.DataFrame(rows))
+    line = fig.axes[0].lines[0]
+    np.testing.assert_allclose(line.get_xydata(), [[0, 1], [20, 0.8], [100, 0.3]])
+    assert "maps of other images" in texts(fig)
+    assert "saliency, SSIM: 0.30" in plotting.alt_text(fig)
+
+
+def test_answer_curves_have_a_panel_a_way_and_say_the_areas():
+    curves = {way: {"saliency": np.array([1.0, 0.5, 0.0])} for way in ("deletion", "insertion")}
+    fig = plotting.answer_curves(curves)
+    assert {"deletion", "insertion", "saliency"} <= set(texts(fig))
+    assert "insertion, saliency: 0.50" in plotting.alt_text(fig)

@@ -4,7 +4,8 @@ from mura_utils.explain.methods.attention import attention_maps
 from mura_utils.explain.methods.class_activation import fine_layer, grad_cam, layer_cam
 from mura_utils.explain.methods.common import to_heatmaps
 from mura_utils.explain.methods.gradients import saliency
-from mura_utils.explain.methods.registry import METHODS, explain, methods_of
+from mura_utils.explain.methods.one_pass import explain
+from mura_utils.explain.methods.registry import METHODS, methods_of
 from mura_utils.explain.scores import energy_in_mask, pointing_game, score_heatmaps
 from mura_utils.explain.targets import Target, class_target, contrast_target
 

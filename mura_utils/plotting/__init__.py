@@ -29,11 +29,15 @@ from mura_utils.plotting.evaluation import (
     prediction_grid,
     roc_curves,
 )
+from mura_utils.plotting.explanations import (
+    answer_curves,
+    randomization_curves,
+    score_intervals,
+)
 from mura_utils.plotting.heatmaps import (
     heatmap_grid,
     heatmap_rows,
     overlay,
-    score_strip,
 )
 from mura_utils.plotting.style import (
     ABNORMALITIES,
@@ -63,6 +67,7 @@ __all__ = [
     "STYLE",
     "ablation",
     "alt_text",
+    "answer_curves",
     "architecture",
     "augmentation_preview",
     "class_counts",
@@ -86,11 +91,12 @@ __all__ = [
     "per_class_f1",
     "pixel_analysis",
     "prediction_grid",
+    "randomization_curves",
     "reliability_diagram",
     "risk_coverage",
     "roc_curves",
     "sample_grid",
-    "score_strip",
+    "score_intervals",
     "show",
     "split_distributions",
     "to_png",

@@ -1,12 +1,10 @@
-"""Heat-maps over radiographs, and their scores, notebook 07 (report Fig. 33 to 35)."""
+"""Heat-maps over radiographs, notebook 07 (report Fig. 33 to 35)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
@@ -14,12 +12,10 @@ from PIL import Image
 
 from mura_utils.plotting.style import (
     HEAT,
-    WRONG,
     add_panels,
     draw_image,
     in_our_style,
     new_figure,
-    share_legend,
     thousands,
     with_alt_text,
 )
@@ -131,53 +127,3 @@ def heatmap_grid(
         f"{', '.join(titles)};",
         f"{outlined} with the true region outlined.",
     )
-
-
-@in_our_style
-def score_strip(frame: pd.DataFrame, chance: float | None = None) -> Figure:
-    """Heat-map scores of each method, one dot an image and a diamond at the mean.
-
-    Args:
-        frame: method, score (0..1; NaN: not scored), kind (which score; one panel each).
-        chance: mean score of a map that knows nothing, drawn as a dotted line.
-    """
-    rows = frame.dropna(subset="score")
-    kinds, methods = list(rows["kind"].unique()), list(rows["method"].unique())
-    fig = new_figure(1.4 + 0.42 * len(methods), "Heat-map scores; a diamond is the mean")
-    axes = add_panels(fig, 1, len(kinds), sharey=True)
-    means = rows.groupby(["kind", "method"])["score"].mean()
-    for ax, kind in zip(axes, kinds, strict=True):
-        part = rows[rows["kind"] == kind]
-        sns.stripplot(
-            part,
-            x="score",
-            y="method",
-            order=methods,
-            color="#56B4E9",
-            alpha=0.5,
-            size=4,
-            jitter=0.25,
-            ax=ax,
-        )
-        for position, method in enumerate(methods):
-            if (kind, method) in means:
-                mean = means[kind, method]
-                ax.plot(mean, position, "D", color="black", markersize=7, zorder=5)
-                ax.annotate(
-                    f"{mean:.2f}",
-                    (mean, position),
-                    (0, 7),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=9,
-                )
-        if chance is not None:
-            ax.axvline(chance, color=WRONG, linestyle=":", label=f"chance: {chance:.3f}")
-        right = max(1.15 * part["score"].max(), 0.1) if part["score"].max() < 0.5 else 1.06
-        ax.set(xlim=(-0.06 * right, right), xlabel=f"{kind} (0–1)", ylabel="")
-        ax.set_title(f"n = {part.groupby('method').size().max():,} images")
-        ax.grid(axis="x")
-    if chance is not None:
-        share_legend(fig, axes)
-    listed = "; ".join(f"{kind}, {method}: {mean:.2f}" for (kind, method), mean in means.items())
-    return with_alt_text(fig, f"Mean heat-map scores. {listed}.")

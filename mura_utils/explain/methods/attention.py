@@ -8,6 +8,7 @@ logits.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -46,13 +47,24 @@ def attention_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
             f"{model.name} has no attention heads: choose saliency or grad_cam, or train exp5 "
             "or exp6."
         )
+    network = keras.Model(model.input, [model.get_layer(name).output for name in map_layers(model)])
+    outputs = keras.tree.flatten(network.predict(images, batch_size=CHUNK, verbose=0))
+    return np.stack(finish_maps(model, outputs, images.shape[1]), axis=1)
+
+
+def map_layers(model: keras.Model) -> list[str]:
+    """Names of the layers whose outputs `finish_maps` takes; empty without attention heads."""
     pooled = any(layer.name == FINDING_WEIGHTS for layer in model.layers)
-    shown = [FINDING_WEIGHTS] if pooled else heads
-    network = keras.Model(model.input, [model.get_layer(name).output for name in shown])
-    maps = keras.tree.flatten(network.predict(images, batch_size=CHUNK, verbose=0))
+    return [FINDING_WEIGHTS] if pooled else attention_layers(model)
+
+
+def finish_maps(model: keras.Model, outputs: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
+    """The outputs of `map_layers` as heat-maps (N, size, size)."""
+    if not outputs:
+        return []
     grid = model.get_layer(FINDING).output.shape[1:3]
-    maps = [map_.reshape(-1, *grid) for map_ in maps]
-    return np.stack([to_heatmaps(map_, images.shape[1], from_zero=pooled) for map_ in maps], axis=1)
+    pooled = map_layers(model) == [FINDING_WEIGHTS]
+    return [to_heatmaps(np.reshape(map_, (-1, *grid)), size, from_zero=pooled) for map_ in outputs]
 
 
 def attention_mean(model: keras.Model, images: np.ndarray, target: Target) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 
@@ -15,12 +15,8 @@ from mura_utils.explain.methods.attention import (
     attention_mean,
 )
 from mura_utils.explain.methods.class_activation import (
-    activation_maps,
-    fine_layer,
     grad_cam,
     layer_cam,
-    mean_weights,
-    positive_weights,
 )
 from mura_utils.explain.methods.grad_cam_plus_plus import grad_cam_plus_plus
 from mura_utils.explain.methods.gradients import saliency
@@ -31,7 +27,6 @@ from mura_utils.explain.methods.rise import rise
 from mura_utils.explain.methods.score_cam import score_cam
 from mura_utils.explain.methods.shap import shap
 from mura_utils.explain.targets import Target
-from mura_utils.network.backbone import FEATURES
 
 _EXTRA = ("lime", "shap")  # methods that are named as the library that they need
 
@@ -69,35 +64,3 @@ def methods_of(model: keras.Model) -> list[str]:
     missing |= {"attention_mean"} if len(heads) < 2 else set()
     missing |= {name for name in _EXTRA if find_spec(name) is None}
     return [name for name in METHODS if name not in missing]
-
-
-def explain(
-    model: keras.Model, images: np.ndarray, targets: Mapping[str, Target], layer: str
-) -> dict[tuple[str, str], np.ndarray]:
-    """Every method's heat-maps for every target, to be scored next to each other.
-
-    SmoothGrad is left out: it costs sixteen saliency maps.
-
-    Args:
-        model: as returned by `network.build.build_model`.
-        images: (N, S, S, 1) float32 in 0..255.
-        targets: name -> target of these images.
-        layer: Grad-CAM is made at the feature map that the head sees, at this layer and at
-            `fine_layer`; LayerCAM at the first and the last of these.
-
-    Returns:
-        (method, target's name) -> (N, S, S) in [0, 1]; the heads' target is "no target".
-    """
-    maps = {}
-    if heads := attention_layers(model):
-        attention = attention_maps(model, images)
-        maps = {(name, "no target"): attention[:, head] for head, name in enumerate(heads)}
-    for name, target in targets.items():
-        maps["saliency", name] = saliency(model, images, target)
-    fine = fine_layer(model)
-    methods = {f"grad_cam at {at}": (at, mean_weights) for at in (FEATURES, layer, fine)}
-    methods |= {f"layer_cam at {at}": (at, positive_weights) for at in (FEATURES, fine)}
-    found = activation_maps(model, images, list(targets.values()), list(methods.values()))
-    for row, method in enumerate(methods):
-        maps |= {(method, name): of[row] for name, of in zip(targets, found, strict=True)}
-    return maps
