@@ -369,7 +369,7 @@ class Explanation(Section):
     """How heat-maps are judged (notebook 07)."""
 
     scored_images: int = _parameter(
-        32, "07", "abnormal test images whose heat-maps are scored, in memory", ge=2, le=10_000
+        24, "07", "abnormal test images whose heat-maps are scored, in memory", ge=2, le=10_000
     )
     checked_images: int = _parameter(
         6,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from scipy import ndimage
 from scipy.special import expit
 
@@ -38,10 +39,12 @@ def answer_of(model: keras.Model, target: Target) -> Answer:
         target: of the images whose copies are judged.
     """
     network = keras.Model(model.inputs, model.get_layer("logits").output)
+    pixels = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+    logits_of = tf.function(lambda batch: network(batch, training=False), input_signature=[pixels])
 
     def answer(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
         batches = range(0, len(images), _BATCH)
-        logits = [network.predict_on_batch(images[row : row + _BATCH]) for row in batches]
+        logits = [logits_of(images[row : row + _BATCH]) for row in batches]
         return expit((np.concatenate(logits) * target.weights[positions]).sum(axis=-1))
 
     return answer
