@@ -19,6 +19,7 @@ from mura_utils.explain.methods.common import (
     chunks,
     require_feature_map,
     to_heatmaps,
+    traced,
 )
 from mura_utils.explain.targets import Target
 from mura_utils.network.backbone import FEATURES, feature_layers
@@ -163,7 +164,7 @@ def activation_maps(
     if len(targets) * len(images) > CHUNK:  # or else tracing takes longer than it saves
         shapes = (images.shape[1:], targets[0].weights.shape[1:])
         signature = [tf.TensorSpec((None, *shape), tf.float32) for shape in shapes]
-        differentiate = tf.function(differentiate, signature)
+        differentiate = traced(differentiate, signature)
     results = []
     for target in targets:
         parts = []

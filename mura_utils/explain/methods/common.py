@@ -6,7 +6,7 @@ all layers with the model, so nothing is cloned and no activation is swapped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from importlib.util import find_spec
 from typing import TypeVar
@@ -45,12 +45,17 @@ def logit_model(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs, model.get_layer("logits").output)
 
 
+def traced(function: Callable, signature: Sequence[tf.TensorSpec]) -> Callable:
+    """One graph of a function; many networks, each with its own, are no mistake of retracing."""
+    return tf.function(function, signature).get_concrete_function()
+
+
 @once_a_model
 def logit_function(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """From images (n, S, S, 1) to logits (n, K) float32."""
     network = logit_model(model)
     signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)]
-    logits = tf.function(lambda batch: network(batch, training=False), signature)
+    logits = traced(lambda batch: network(batch, training=False), signature)
     return lambda batch: np.asarray(logits(tf.constant(batch, tf.float32)), np.float32)
 
 
@@ -67,7 +72,7 @@ def gradient_function(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], 
         return tape.gradient(score, batch)
 
     shapes = (None, *model.input_shape[1:]), (model.output_shape[-1],)
-    gradients = tf.function(differentiate, [tf.TensorSpec(shape, tf.float32) for shape in shapes])
+    gradients = traced(differentiate, [tf.TensorSpec(shape, tf.float32) for shape in shapes])
     return lambda batch, weights: gradients(tf.constant(batch), tf.constant(weights)).numpy()
 
 

@@ -15,7 +15,7 @@ from mura_utils.explain.methods.class_activation import (
     positive_weights,
     require_feature_map,
 )
-from mura_utils.explain.methods.common import CHUNK, checked, chunks, to_heatmaps
+from mura_utils.explain.methods.common import CHUNK, checked, chunks, to_heatmaps, traced
 from mura_utils.explain.targets import Target
 from mura_utils.network.backbone import FEATURES
 
@@ -89,4 +89,4 @@ def _differentiator(model: keras.Model, layers: Sequence[str], targets: int) -> 
 
 def _compiled(function: _Differentiate, model: keras.Model, targets: int) -> _Differentiate:
     shapes = (None, *model.input_shape[1:]), (targets, None, model.output_shape[-1])
-    return tf.function(function, [tf.TensorSpec(shape, tf.float32) for shape in shapes])
+    return traced(function, [tf.TensorSpec(shape, tf.float32) for shape in shapes])
