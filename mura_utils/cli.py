@@ -231,7 +231,8 @@ def predict(
 ) -> None:
     """Classify radiographs with a trained run: JSON on standard output, an overlay for each.
 
-    What is odd about an image is a remark in the JSON and on standard error.
+    What is odd about an image is a remark in the JSON and on standard error; so is an image unlike
+    those of the training.
     """
     from mura_utils.prediction import predict_images
 
@@ -239,6 +240,12 @@ def predict(
     for result in results:
         for remark in result["remarks"]:
             typer.echo(f"{result['image']}: {remark['kind']}: {remark['detail']}", err=True)
+    if any(result["unfamiliar"] is None for result in results):
+        typer.echo(
+            f"The run {run} does not know which images are unlike its training images (it has no "
+            "familiarity.npz): run 06_evaluation again.",
+            err=True,
+        )
     typer.echo(json.dumps(results, indent=2))
 
 

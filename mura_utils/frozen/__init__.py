@@ -2,6 +2,7 @@
 
 from mura_utils.frozen.cut import Cut, describe_cuts, multiply_adds, split_network
 from mura_utils.frozen.extraction import Extraction, extract, extractor
+from mura_utils.frozen.pooled import pooled_features, pooled_layers, with_pooled
 from mura_utils.frozen.store import FeatureSet, Plan, feature_sets, plan
 from mura_utils.frozen.use import largest_difference, make_dataset, predict, variant_targets
 
@@ -18,7 +19,10 @@ __all__ = [
     "make_dataset",
     "multiply_adds",
     "plan",
+    "pooled_features",
+    "pooled_layers",
     "predict",
     "split_network",
     "variant_targets",
+    "with_pooled",
 ]

@@ -19,6 +19,7 @@ from mura_utils.plotting.evaluation import (
     prediction_grid,
     roc_curves,
 )
+from mura_utils.plotting.familiarity import unfamiliar
 from mura_utils.plotting.heatmaps import heatmap_grid, heatmap_rows, overlay, score_strip
 from mura_utils.plotting.style import (
     ABNORMALITIES,
@@ -71,4 +72,5 @@ __all__ = [
     "split_distributions",
     "to_png",
     "training_curves",
+    "unfamiliar",
 ]

@@ -49,7 +49,7 @@ STAGES = (
         "06",
         "evaluation",
         ("manifest.csv", "splits.csv", "model.keras", "training.json"),
-        ("predictions.csv", "metrics.json", "figures/"),
+        ("predictions.csv", "metrics.json", "familiarity.npz", "figures/"),
     ),
     Stage(
         "07",
