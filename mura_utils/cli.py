@@ -242,8 +242,8 @@ def predict(
             typer.echo(f"{result['image']}: {remark['kind']}: {remark['detail']}", err=True)
     if any(result["unfamiliar"] is None for result in results):
         typer.echo(
-            f"The run {run} does not know which images are unlike its training images (it has no "
-            "familiarity.npz): run 06_evaluation again.",
+            f"The run {run} does not know which images are unlike its training images: it has no "
+            "familiarity.npz, which notebook 06 writes.",
             err=True,
         )
     typer.echo(json.dumps(results, indent=2))

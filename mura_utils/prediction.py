@@ -23,7 +23,7 @@ from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_fam
 from mura_utils.labels import body_part, p_abnormal, probability_columns
 from mura_utils.paths import atomic_write, reading
 from mura_utils.runs.ensemble import Networks, networks_of
-from mura_utils.runs.record import is_tested, require_trained
+from mura_utils.runs.record import ENSEMBLE, is_ensemble, is_tested, require_trained
 
 _MARK = ("Software", "mura_utils")  # a text chunk of each overlay
 _MARKED = b"tEXt" + "\0".join(_MARK).encode()  # in a file's first bytes: that chunk comes first
@@ -139,7 +139,8 @@ def _rules(folder: Path, networks: Networks) -> _Rules:
     threshold = _chosen(folder / "operating_point.json", "threshold")
     temperature = _chosen(folder / "calibration.json", "temperature")
     if threshold is None:
-        return _Rules(networks.threshold, networks.described_in.name, temperature)
+        parameters = ENSEMBLE if is_ensemble(folder) else "experiment.yaml"
+        return _Rules(networks.threshold, parameters, temperature)
     return _Rules(threshold, "operating_point.json", temperature)
 
 

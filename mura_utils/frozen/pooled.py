@@ -59,8 +59,8 @@ def pooled_features(
     """
     rng = np.random.default_rng(0)
     drawn = [
-        np.sort(rng.permutation(images.positions(*splits))[:most])
-        for splits in (("train",), ("validation",), ("test",))
+        np.sort(rng.permutation(images.positions(split))[:most])
+        for split in ("train", "validation", "test")
     ]
     rows = [drawn[0], np.concatenate(drawn[1:])]
     labels = np.zeros((len(images), 1), np.float32)  # nobody reads them
@@ -85,11 +85,13 @@ def pooled_features(
 
 
 def _averages(model: keras.Model, layers: Sequence[str]) -> keras.KerasTensor:
-    outputs = [model.get_layer(name).output for name in layers]
-    pooled = [
-        keras.layers.GlobalAveragePooling2D(dtype="float32")(output)
-        if len(output.shape) == 4
-        else output
-        for output in outputs
-    ]
-    return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(dtype="float32")(pooled)
+    pooled = []
+    for name in layers:
+        output = model.get_layer(name).output
+        if len(output.shape) == 4:
+            average = keras.layers.GlobalAveragePooling2D(name=f"{name}_average", dtype="float32")
+            output = average(output)
+        pooled.append(output)
+    if len(pooled) == 1:
+        return pooled[0]
+    return keras.layers.Concatenate(name="averages", dtype="float32")(pooled)
