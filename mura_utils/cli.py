@@ -209,7 +209,8 @@ def predict(
 ) -> None:
     """Classify radiographs with a trained run: JSON on standard output, an overlay for each.
 
-    What is odd about an image is a remark in the JSON and on standard error.
+    What is odd about an image is a remark in the JSON and on standard error; so is an image unlike
+    those of the training.
     """
     from mura_utils.prediction import predict_images
 
@@ -217,6 +218,12 @@ def predict(
     for result in results:
         for remark in result["remarks"]:
             typer.echo(f"{result['image']}: {remark['kind']}: {remark['detail']}", err=True)
+    if any(result["unfamiliar"] is None for result in results):
+        typer.echo(
+            f"The run {run} does not know which images are unlike its training images: it has no "
+            "familiarity.npz, which notebook 06 writes.",
+            err=True,
+        )
     typer.echo(json.dumps(results, indent=2))
 
 

@@ -8,7 +8,7 @@ import stat
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,12 @@ from PIL.PngImagePlugin import PngInfo
 from mura_utils.data.images import examine_image
 from mura_utils.data.squares import resize
 from mura_utils.errors import UserError
+from mura_utils.evaluation.calibration import at_temperature
+from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_familiarity
 from mura_utils.labels import body_part, p_abnormal, probability_columns
-from mura_utils.paths import atomic_write
+from mura_utils.paths import atomic_write, reading
 from mura_utils.runs.ensemble import Networks, networks_of
-from mura_utils.runs.record import require_trained
+from mura_utils.runs.record import ENSEMBLE, is_ensemble, is_tested, require_trained
 
 _MARK = ("Software", "mura_utils")  # a text chunk of each overlay
 _MARKED = b"tEXt" + "\0".join(_MARK).encode()  # in a file's first bytes: that chunk comes first
@@ -37,7 +39,12 @@ def predict_images(
     """Class probabilities and an explaining overlay for each radiograph.
 
     An ensemble answers with the mean of its networks' probabilities, over the mirror image as well
-    where it was made so.
+    where it was made so. An image is unfamiliar to it where it is to at least half of its networks,
+    of those whose runs know what is familiar.
+
+    What notebook 06 chose on validation images is applied where the run has it: the threshold of
+    ``operating_point.json``, the temperature of ``calibration.json``, the limit of
+    ``familiarity.npz``.
 
     The overlay is the attention map of a run that masks taught where a finding is (the parameter
     `mask_supervision`), else LayerCAM of (abnormal - normal) of the predicted body part. For an
@@ -55,9 +62,12 @@ def predict_images(
             (abnormal - normal) of the predicted body part.
 
     Returns:
-        For each image, in the given order: image, label, body_part, p_abnormal, probabilities (by
-        class), remarks (kind and detail of what is odd about the image), heatmap (which
-        map), overlay (its file).
+        For each image, in the given order: image; label and body_part, the likeliest;
+        p_abnormal; p_abnormal_calibrated (None without a temperature); called ("abnormal" or
+        "normal": whether p_abnormal is above the threshold); threshold and threshold_from, the file
+        that it was read from; unfamiliar (None where no network's run knows); probabilities by
+        class; remarks (kind and detail of what is odd about the image); heatmap (which map);
+        overlay (its file).
 
     Raises:
         UserError: no trained run, or an ensemble one of whose members was trained again; a file is
@@ -67,54 +77,149 @@ def predict_images(
     """
     folder = require_trained(run)
     networks = networks_of(folder)
-    classes = networks.classes
     examined = [examine_image(path) for path in images]
     _require_folder(out)
     targets = _targets(images, out)
 
     from mura_utils.plotting.heatmaps import overlay
 
-    probabilities, heatmaps, shown = _answer(networks, [gray for gray, _ in examined], method)
-    labels = [classes[index] for index in probabilities.argmax(axis=1)]
-    table = pd.DataFrame(probabilities, columns=probability_columns(classes))
+    answers = _answer(networks, [gray for gray, _ in examined], method)
+    rules = _rules(folder, networks)
+    labels = [networks.classes[index] for index in answers.probabilities.argmax(axis=1)]
+    abnormal = _abnormal(answers.probabilities, networks.classes)
+    calibrated = _calibrated(answers.probabilities, networks.classes, rules.temperature)
 
     mark = PngInfo()
     mark.add_text(*_MARK)
-    for target, pixels, heatmap in zip(targets, shown, heatmaps, strict=True):
+    for target, pixels, heatmap in zip(targets, answers.shown, answers.heatmaps, strict=True):
         with atomic_write(target) as temporary:
             Image.fromarray(overlay(pixels.astype("uint8"), heatmap)).save(temporary, pnginfo=mark)
     return [
         {
-            "image": str(path),
-            "label": label,
-            "body_part": body_part(label),
-            "p_abnormal": round(abnormal, 6),
+            "image": str(images[n]),
+            "label": labels[n],
+            "body_part": body_part(labels[n]),
+            "p_abnormal": round(abnormal[n], 6),
+            "p_abnormal_calibrated": None if calibrated is None else round(calibrated[n], 6),
+            "called": "abnormal" if abnormal[n] > rules.threshold else "normal",
+            "threshold": rules.threshold,
+            "threshold_from": rules.threshold_from,
+            "unfamiliar": None if unlike is None else bool(unlike),
             "probabilities": {
-                name: round(float(p), 6) for name, p in zip(classes, row, strict=True)
+                name: round(float(p), 6)
+                for name, p in zip(networks.classes, answers.probabilities[n], strict=True)
             },
             "remarks": [
-                {"kind": kind, "detail": detail} for kind, detail in inspection.remarks.items()
+                {"kind": kind, "detail": detail}
+                for kind, detail in (inspection.remarks | _remark_unfamiliar(unlike)).items()
             ],
             "heatmap": method or (_TAUGHT if networks.taught else _CONTRAST),
-            "overlay": str(target),
+            "overlay": str(targets[n]),
         }
-        for path, label, abnormal, row, (_, inspection), target in zip(
-            images, labels, p_abnormal(table), probabilities, examined, targets, strict=True
+        for n, ((_, inspection), unlike) in enumerate(
+            zip(examined, answers.unfamiliar, strict=True)
         )
     ]
 
 
-def _answer(
-    networks: Networks, grays: Sequence[np.ndarray], method: str | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probabilities (N, K), mean heat-maps (N, S, S), and the images at that size."""
+class _Answers(NamedTuple):
+    """Mean probabilities (N, K) and heat-maps (N, S, S), the images at that size, and of each
+    image why it is unfamiliar: "" where it is not, None where nobody knows."""
+
+    probabilities: np.ndarray
+    heatmaps: np.ndarray
+    shown: np.ndarray
+    unfamiliar: list[str | None]
+
+
+class _Rules(NamedTuple):
+    """What was chosen on validation images."""
+
+    threshold: float
+    threshold_from: str
+    temperature: float | None
+
+
+def _rules(folder: Path, networks: Networks) -> _Rules:
+    threshold = _chosen(folder / "operating_point.json", "threshold")
+    temperature = _chosen(folder / "calibration.json", "temperature")
+    if threshold is None:
+        parameters = ENSEMBLE if is_ensemble(folder) else "experiment.yaml"
+        return _Rules(networks.threshold, parameters, temperature)
+    return _Rules(threshold, "operating_point.json", temperature)
+
+
+def _chosen(path: Path, key: str) -> float | None:
+    """A number that notebook 06 has chosen; None where it has not, or was started again since.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not (is_tested(path.parent) and path.is_file()):
+        return None
+    with reading(path) as content:
+        return None if content[key] is None else float(content[key])
+
+
+def _known(file: Path) -> Familiarity | None:
+    """What the run of a model's file knows as familiar."""
+    path = file.with_name(FAMILIARITY)
+    return read_familiarity(path) if is_tested(file.parent) and path.is_file() else None
+
+
+def _abnormal(probabilities: np.ndarray, classes: Sequence[str]) -> list[float]:
+    return p_abnormal(pd.DataFrame(probabilities, columns=probability_columns(classes))).tolist()
+
+
+def _calibrated(
+    probabilities: np.ndarray, classes: Sequence[str], temperature: float | None
+) -> list[float] | None:
+    """P(abnormal) after temperature scaling (Guo et al. 2017)."""
+    if temperature is None:
+        return None
+    return _abnormal(at_temperature(probabilities, temperature), classes)
+
+
+def _unfamiliar(known: Sequence[Familiarity], scores: Sequence[np.ndarray]) -> list[str]:
+    """Why each image is unfamiliar to at least half of the networks, else "".
+
+    Args:
+        known: what is familiar to each of K networks.
+        scores: of N images, for each network.
+    """
+    above = np.array([s > one.limit for s, one in zip(scores, known, strict=True)])
+    found = []
+    for image, votes in enumerate(above.T):
+        if votes.mean() < 0.5:
+            found.append("")
+        elif len(known) == 1:
+            found.append(f"score {scores[0][image]:.2f}, limit {known[0].limit:.2f}")
+        else:
+            found.append(f"so find {votes.sum()} of {len(known)} networks")
+    return found
+
+
+def _remark_unfamiliar(why: str | None) -> dict[str, str]:
+    if not why:
+        return {}
+    return {
+        "unfamiliar": f"this image is unlike the run's training images ({why}): do not read its "
+        "label"
+    }
+
+
+def _answer(networks: Networks, grays: Sequence[np.ndarray], method: str | None) -> _Answers:
     from mura_utils.explain import METHODS, attention_maps, layer_cam, methods_of
     from mura_utils.explain.targets import contrast_target
+    from mura_utils.frozen import with_pooled
     from mura_utils.network.build import load_model
 
     models = [load_model(file) for file in networks.files]
-    answers, views = [], []
-    for model, file, how in zip(models, networks.files, networks.resize, strict=True):
+    known = [_known(file) for file in networks.files]
+    answers, views, scores = [], [], []
+    for model, file, how, familiar in zip(
+        models, networks.files, networks.resize, known, strict=True
+    ):
         if model.output_shape[-1] != len(networks.classes):
             raise UserError(
                 f"{networks.described_in} names {len(networks.classes)} classes, but {file} has "
@@ -123,9 +228,15 @@ def _answer(
         size = model.input_shape[1]
         squares = [resize(gray, size, how) for gray in grays]
         batch = np.stack(squares)[..., None].astype("float32")
+        whole = with_pooled(model, familiar.layers) if familiar else model
         for step in (1, -1) if networks.flip else (1,):
             views.append((model, batch[:, :, ::step], step))
-            answers.append(model.predict(views[-1][1], verbose=0))
+            answer = whole.predict(views[-1][1], verbose=0)
+            if familiar:
+                answer, features = answer
+                if step == 1:
+                    scores.append(familiar.scores(features))
+            answers.append(answer)
             if not np.isfinite(answers[-1]).all():
                 raise UserError(f"{file} gives no finite probabilities: train it again.")
     probabilities = np.mean(answers, axis=0, dtype=float)
@@ -145,7 +256,9 @@ def _answer(
         else:
             heat = layer_cam(model, batch, target)
         maps.append(_enlarge(heat[:, :, ::step], largest.shape[1]))
-    return probabilities, np.mean(maps, axis=0), largest[..., 0]
+    knowing = [familiar for familiar in known if familiar]
+    unfamiliar = _unfamiliar(knowing, scores) if knowing else [None] * len(grays)
+    return _Answers(probabilities, np.mean(maps, axis=0), largest[..., 0], unfamiliar)
 
 
 def _enlarge(heatmaps: np.ndarray, size: int) -> np.ndarray:

@@ -167,9 +167,9 @@ def test_stored_activations_lead_to_the_features_of_the_whole_backbone(changes):
     settings, images = frozen_experiment(augment=False, **changes), noise()
     model = vivid(settings)
     chosen = stored(settings, images, model)
-    ours = frozen.pooled_features(chosen, model, images, 8)
+    ours = frozen.backbone_features(chosen, model, images, 8)
     off = replace(chosen, on=False)
-    whole = frozen.pooled_features(off, model, images, 8)
+    whole = frozen.backbone_features(off, model, images, 8)
     assert len(ours) == len(images) and np.ptp(whole, axis=0).max() > 0
     if not changes or changes["unfreeze"]:
         np.testing.assert_allclose(ours, whole, rtol=0.02, atol=0.02 * whole.max())
@@ -182,7 +182,7 @@ def test_features_are_an_average_over_positions_in_the_images_order():
     settings, images = frozen_experiment(cache_features="off"), noise()
     model = vivid(settings)
     chosen = frozen.plan(model, images, settings)
-    found = frozen.pooled_features(chosen, model, images, 8)
+    found = frozen.backbone_features(chosen, model, images, 8)
     last = keras.Model(model.inputs, model.get_layer("features").output)
     expected = last.predict(images.pixels[..., np.newaxis], verbose=0).mean(axis=(1, 2))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -117,3 +117,15 @@ def test_per_class_f1_keeps_a_row_for_a_class_without_images():
     assert "nan" not in plotting.alt_text(fig)
     assert "Abnormal-HAND 0.50" in plotting.alt_text(fig)
     assert "the report's, on MURA" not in texts(plotting.per_class_f1(ours))
+
+
+def test_scores_of_test_and_foreign_images_are_drawn_with_the_limit():
+    test, foreign = np.array([0.5, 1.0, 1.0, 2.0]), np.array([1.0, 50.0])
+    fig = plotting.unfamiliar(test, foreign, limit=1.5)
+    (ax,) = fig.axes
+    heights = [sum(bar.get_height() for bar in bars) for bars in ax.containers]
+    assert heights == pytest.approx([1, 1])
+    assert "limit 1.50" in texts(fig) and "test (4 images)" in texts(fig)
+    assert "25.0% of 4 test images and 50.0% of 2 images" in plotting.alt_text(fig)
+    same = plotting.unfamiliar(np.ones(3), np.ones(1), limit=1.0)
+    assert "0.0% of 3 test images and 0.0% of 1 image " in plotting.alt_text(same)

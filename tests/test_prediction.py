@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,15 @@ from small import experiment, vivid
 from mura_utils.data.images import ImageFault
 from mura_utils.data.squares import resize
 from mura_utils.errors import UserError
+from mura_utils.evaluation.familiarity import Familiarity, fit_familiarity, write_familiarity
 from mura_utils.experiments import save_experiment, validate_parameters
 from mura_utils.explain import attention_maps
+from mura_utils.frozen import pooled_layers, with_pooled
 from mura_utils.network.build import build_model
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.phantoms.dataset import draw_case
 from mura_utils.plotting.heatmaps import overlay
-from mura_utils.prediction import _targets, predict_images
+from mura_utils.prediction import _targets, _unfamiliar, predict_images
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
 
@@ -162,3 +166,106 @@ def test_nothing_foreign_is_overwritten(radiograph, tmp_path):
     (tmp_path / "x_3_overlay.png").mkdir()
     os.mkfifo(tmp_path / "x_4_overlay.png")
     assert names([image], tmp_path) == ["x_5_overlay.png"]
+
+
+# --- what notebook 06 has chosen ----------------------------------------------------------------
+
+
+@pytest.fixture
+def tested(radiograph, tmp_path):
+    """Predict one radiograph with a run whose notebook 06 has written these files."""
+    image = tmp_path / "hand.png"
+    Image.fromarray(radiograph).save(image)
+
+    def predict(complete: int = 6, **files) -> dict:
+        folder = runs_dir() / "tested"
+        shutil.rmtree(folder, ignore_errors=True)
+        settings = experiment(name="tested", threshold=0.1)
+        save_experiment(settings, folder / "experiment.yaml")
+        vivid(settings).save(folder / "model.keras")
+        write_json(folder / "training.json", {"classes": TWO_CLASSES})
+        if "familiar" in files:
+            write_familiarity(folder / "familiarity.npz", files.pop("familiar"))
+        for name, content in files.items():
+            write_json(folder / f"{name}.json", content)
+        write_completed(folder, list(NOTEBOOKS[:complete]))
+        (result,) = predict_images("tested", [image], tmp_path / "out")
+        return result
+
+    return predict
+
+
+def test_the_threshold_is_the_operating_points_else_the_runs(tested):
+    result = tested()
+    p = result["p_abnormal"]
+    assert 0.1 < p < 0.9, "the test could not fail"
+    stated = {key: result[key] for key in ("called", "threshold", "threshold_from")}
+    assert stated == {"called": "abnormal", "threshold": 0.1, "threshold_from": "experiment.yaml"}
+    for threshold, called in ((p - 1e-3, "abnormal"), (p + 1e-3, "normal")):
+        result = tested(operating_point={"rule": "youden", "threshold": threshold})
+        assert (result["called"], result["threshold"]) == (called, threshold)
+        assert result["threshold_from"] == "operating_point.json"
+        assert result["p_abnormal"] == p
+    undefined = tested(operating_point={"rule": "specificity", "threshold": None})
+    assert undefined["threshold_from"] == "experiment.yaml"
+    stale = tested(complete=5, operating_point={"threshold": 0.99})
+    assert stale["threshold_from"] == "experiment.yaml", "06 has been started again since"
+
+
+def test_the_temperature_gives_a_second_probability_and_leaves_the_first(tested):
+    plain = tested()
+    p = plain["p_abnormal"]
+    assert plain["p_abnormal_calibrated"] is None
+    warm = tested(calibration={"temperature": 2.0, "split": "validation"})
+    assert warm["p_abnormal"] == p
+    expected = np.sqrt(p) / (np.sqrt(p) + np.sqrt(1 - p))
+    assert warm["p_abnormal_calibrated"] == pytest.approx(expected, abs=1e-5)
+    assert abs(expected - p) > 0.01, "the test could not fail"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("operating_point", {"rule": "youden"}), ("calibration", [1])]
+)
+def test_a_damaged_choice_is_one_sentence_with_its_file(tested, name, content):
+    with pytest.raises(UserError, match=rf"{name}\.json does not hold .*run what wrote it again"):
+        tested(**{name: content})
+
+
+@pytest.mark.parametrize(("limit", "unfamiliar"), [(1e-3, True), (1e9, False)])
+def test_an_image_above_the_limit_is_remarked_on(tested, tmp_path, limit, unfamiliar):
+    assert tested()["unfamiliar"] is None
+    settings = experiment(threshold=0.1)
+    model = vivid(settings)
+    layers = pooled_layers(model, settings.backbone)
+    square = resize(np.asarray(Image.open(tmp_path / "hand.png")), 32)[None, ..., None]
+    (_, features) = with_pooled(model, layers).predict(square, verbose=0)
+    rng = np.random.default_rng(0)
+    train, validation = features * rng.uniform(0.9, 1.1, (2, 30, features.shape[1]))
+    familiar = replace(fit_familiarity(layers, train, validation), limit=limit)
+
+    result = tested(familiar=familiar)
+    assert result["unfamiliar"] is unfamiliar
+    assert result["probabilities"] == tested()["probabilities"]
+    (score,) = familiar.scores(features)
+    remarks = {remark["kind"]: remark["detail"] for remark in result["remarks"]}
+    expected = (
+        f"this image is unlike the run's training images (score {score:.2f}, limit 0.00): "
+        "do not read its label"
+    )
+    assert remarks == ({"unfamiliar": expected} if unfamiliar else {})
+    assert tested(complete=5, familiar=familiar)["unfamiliar"] is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "why"),
+    [
+        ([[3.0]], "score 3.00, limit 2.00"),
+        ([[1.0]], ""),
+        ([[3.0], [1.0]], "so find 1 of 2 networks"),
+        ([[3.0], [1.0], [1.0]], ""),
+        ([[3.0], [1.0], [9.0]], "so find 2 of 3 networks"),
+    ],
+)
+def test_half_of_the_networks_make_an_image_unfamiliar(scores, why):
+    known = [Familiarity(["conv"], *np.ones((4, 1)), limit=2.0)] * len(scores)
+    assert _unfamiliar(known, np.array(scores)) == [why]

@@ -32,6 +32,12 @@ from mura_utils.evaluation.errors import (
     error_rates,
     surest_mistakes,
 )
+from mura_utils.evaluation.familiarity import (
+    FAMILIARITY,
+    fit_familiarity,
+    read_familiarity,
+    write_familiarity,
+)
 from mura_utils.evaluation.metrics import (
     LEVELS,
     evaluate,
@@ -72,6 +78,7 @@ from mura_utils.evaluation.worklist import (
 )
 
 __all__ = [
+    "FAMILIARITY",
     "LEVELS",
     "PREDICTION_COLUMNS",
     "STUDY_RULES",
@@ -92,6 +99,7 @@ __all__ = [
     "error_rates",
     "evaluate",
     "evaluate_abnormality",
+    "fit_familiarity",
     "fit_temperature",
     "interval_table",
     "judge_operating_point",
@@ -108,6 +116,7 @@ __all__ = [
     "p_body_part",
     "prediction_sets",
     "predictions_frame",
+    "read_familiarity",
     "relabel_table",
     "risk_coverage",
     "set_kinds",
@@ -116,4 +125,5 @@ __all__ = [
     "study_predictions",
     "surest_mistakes",
     "waiting_times",
+    "write_familiarity",
 ]

@@ -2,11 +2,12 @@
 
 from mura_utils.frozen.cut import Cut, describe_cuts, multiply_adds, split_network
 from mura_utils.frozen.extraction import Extraction, extract, extractor
+from mura_utils.frozen.pooled import pooled_features, pooled_layers, with_pooled
 from mura_utils.frozen.store import FeatureSet, Plan, feature_sets, plan
 from mura_utils.frozen.use import (
+    backbone_features,
     largest_difference,
     make_dataset,
-    pooled_features,
     predict,
     variant_targets,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "Extraction",
     "FeatureSet",
     "Plan",
+    "backbone_features",
     "describe_cuts",
     "extract",
     "extractor",
@@ -25,7 +27,9 @@ __all__ = [
     "multiply_adds",
     "plan",
     "pooled_features",
+    "pooled_layers",
     "predict",
     "split_network",
     "variant_targets",
+    "with_pooled",
 ]

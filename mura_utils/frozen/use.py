@@ -143,7 +143,7 @@ def predict(model: keras.Model, images: Images, experiment: Experiment) -> tuple
 
 
 @to_the_terminal()
-def pooled_features(
+def backbone_features(
     chosen: Plan, model: keras.Model, images: Images, batch_size: int
 ) -> np.ndarray:
     """The backbone's last feature map of every image, averaged over its positions.

@@ -34,6 +34,9 @@ from mura_utils.plotting.explanations import (
     randomization_curves,
     score_intervals,
 )
+from mura_utils.plotting.familiarity import (
+    unfamiliar,
+)
 from mura_utils.plotting.heatmaps import (
     heatmap_grid,
     heatmap_rows,
@@ -101,5 +104,6 @@ __all__ = [
     "split_distributions",
     "to_png",
     "training_curves",
+    "unfamiliar",
     "worklist_waits",
 ]

@@ -100,7 +100,8 @@ class Networks:
         flip: whether each answers the mirror image as well.
         taught: whether masks taught all of them where a finding is, see `mask_supervision`.
         classes: labels, in the order of the outputs.
-        described_in: the file that names them.
+        threshold: abnormal is P(abnormal) above it, as the runs' parameter says.
+        described_in: the file that names the classes.
     """
 
     files: list[Path]
@@ -108,6 +109,7 @@ class Networks:
     flip: bool
     taught: bool
     classes: list[str]
+    threshold: float
     described_in: Path
 
 
@@ -216,13 +218,25 @@ def networks_of(folder: Path) -> Networks:
         with reading(described_in) as training:
             classes = list(training["classes"])
         experiment = read_experiment(folder)
-        taught = experiment.mask_supervision > 0
-        files = [folder / "model.keras"]
-        return Networks(files, [experiment.resize], False, taught, classes, described_in)
+        return Networks(
+            files=[folder / "model.keras"],
+            resize=[experiment.resize],
+            flip=False,
+            taught=experiment.mask_supervision > 0,
+            classes=classes,
+            threshold=experiment.threshold,
+            described_in=described_in,
+        )
     ensemble = read_ensemble(folder)
     require_members(folder.name, ensemble)
     own = [folder] if ensemble.soup else [member.folder for member in ensemble.members]
-    files = [place / "model.keras" for place in own]
-    resizes = [member.experiment.resize for member in ensemble.members][: len(files)]
-    taught = all(member.experiment.mask_supervision > 0 for member in ensemble.members)
-    return Networks(files, resizes, ensemble.flip, taught, ensemble.classes, folder / ENSEMBLE)
+    experiments = [member.experiment for member in ensemble.members]
+    return Networks(
+        files=[place / "model.keras" for place in own],
+        resize=[experiment.resize for experiment in experiments][: len(own)],
+        flip=ensemble.flip,
+        taught=all(experiment.mask_supervision > 0 for experiment in experiments),
+        classes=ensemble.classes,
+        threshold=experiments[0].threshold,
+        described_in=folder / ENSEMBLE,
+    )

@@ -54,7 +54,7 @@ STAGES = (
         ),
         (
             *("predictions.csv", "metrics.json", "operating_point.json", "calibration.json"),
-            *("model_card.md", "figures/"),
+            *("familiarity.npz", "model_card.md", "figures/"),
         ),
     ),
     Stage(
