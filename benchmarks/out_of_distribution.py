@@ -83,11 +83,11 @@ def judge(folder: Path, radiographs: Path | None) -> pd.DataFrame:
         resize(image, images.size, images.resize) for kind in found.values() for image in kind
     ]
     whole = frozen.with_pooled(model, layers)
-    answers = keras.Model(whole.inputs, [model.get_layer(LOGITS).output, whole.outputs[-1]])
+    answers = keras.Model(whole.input, [model.get_layer(LOGITS).output, whole.outputs[-1]])
     logits, foreign = answers.predict(np.stack(squares)[..., None], batch_size=16, verbose=0)
     scores = {_NAMES[0]: np.concatenate([familiar.scores(each) for each in (features, foreign)])}
     held_out = rows[split != "train"]
-    known = keras.Model(model.inputs, model.get_layer(LOGITS).output).predict(
+    known = keras.Model(model.input, model.get_layer(LOGITS).output).predict(
         images.pixels[held_out][..., None], batch_size=16, verbose=0
     )
     blank = np.full((np.sum(split == "train"), logits.shape[1]), np.nan)

@@ -1,4 +1,4 @@
-"""A browser of test cases for JupyterLab, and the sheet that stands for it where no widgets run."""
+"""A browser of test cases for JupyterLab; where no widgets run, there is none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import ipywidgets as widgets
 import keras
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
@@ -20,7 +19,7 @@ from mura_utils.errors import UserError
 from mura_utils.explain.methods.registry import METHODS, methods_of
 from mura_utils.explain.targets import class_target, contrast_target
 from mura_utils.labels import classes_of, is_abnormal, p_abnormal, probabilities_of
-from mura_utils.plotting.heatmaps import heatmap_rows, overlay
+from mura_utils.plotting.heatmaps import overlay
 from mura_utils.runs.record import HELD
 
 TARGETS = {"abnormal - normal": contrast_target, "predicted class": class_target}
@@ -30,7 +29,6 @@ logit of the predicted class."""
 KINDS = ("right abnormal", "right normal", "missed", "false alarm", "wrong body part")
 """What an answer is: the last one has the abnormality right."""
 
-_SHEET = ("attention_0", "saliency", "grad_cam", "grad_cam_plus_plus", "layer_cam")
 _SHOWN = 448  # pixels: side of the browser's image
 _OUTLINE = (86, 180, 233)  # as in the figures
 
@@ -105,22 +103,6 @@ class Cases:
             for case, heat in zip(missing, found, strict=True):
                 self._maps[case, method, target] = heat
         return np.stack([self._maps[case, method, target] for case in cases])
-
-    def sheet(self, target: str = "predicted class") -> Figure:
-        """The surest case of each kind, one a row, under the quicker methods, one a column.
-
-        Raises:
-            UserError: as `heatmaps`.
-        """
-        surest = self.rows.groupby("kind")["sure"].idxmax()
-        chosen = [int(surest[kind]) for kind in KINDS if kind in surest]
-        methods = [name for name in methods_of(self.model) if name in _SHEET]
-        return heatmap_rows(
-            [self.radiograph(case) for case in chosen],
-            [self.title(case) for case in chosen],
-            {name.replace("_", " "): self.heatmaps(chosen, name, target) for name in methods},
-            [self.mask(case) for case in chosen],
-        )
 
     def title(self, case: int) -> str:
         """One line of a case: its kind, its label, the answer."""

@@ -37,7 +37,7 @@ def pooled_layers(model: keras.Model, backbone: str) -> list[str]:
 
 def with_pooled(model: keras.Model, layers: Sequence[str]) -> keras.Model:
     """The same network with a second output: those layers' maps, averaged over positions (N, D)."""
-    return keras.Model(model.inputs, [*model.outputs, _averages(model, layers)])
+    return keras.Model(model.input, [*model.outputs, _averages(model, layers)])
 
 
 @to_the_terminal()
@@ -76,7 +76,7 @@ def pooled_features(
             for each, chosen in zip(sets, rows, strict=True)
         ]
     else:
-        network = keras.Model(model.inputs, features)
+        network = keras.Model(model.input, features)
         batches = [
             make_dataset(images.pixels, chosen, labels, experiment.batch_size) for chosen in rows
         ]

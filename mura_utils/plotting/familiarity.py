@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from mura_utils.plotting.style import (
     OTHER,
@@ -39,6 +40,9 @@ def unfamiliar(test: np.ndarray, foreign: np.ndarray, limit: float) -> Figure:
         ax.hist(scores, edges, weights=shares, color=color, alpha=0.7, label=label)
     ax.axvline(limit, color=OURS, linestyle="--", label=f"limit {limit:.2f}")
     ax.set(xscale="log", xlabel="score", ylabel="share of the images")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.legend()
     above = [np.mean(scores > limit) for scores in (test, foreign)]
     return with_alt_text(
