@@ -26,9 +26,6 @@ TARGETS = {"abnormal - normal": contrast_target, "predicted class": class_target
 """What a map of the browser may explain: the contrast within the **predicted** body part, or the
 logit of the predicted class."""
 
-KINDS = ("right abnormal", "right normal", "missed", "false alarm", "wrong body part")
-"""What an answer is: the last one has the abnormality right."""
-
 _SHOWN = 448  # pixels: side of the browser's image
 _OUTLINE = (86, 180, 233)  # as in the figures
 
@@ -42,7 +39,7 @@ class Cases:
         images: the admitted images of the run.
         predictions: as in predictions.csv; rows of other splits than test are left out.
         rows: one row a test image, errors and right answers as they come: path, label, predicted,
-            sure (the probability of the predicted class), p_abnormal, kind (of `KINDS`), and row
+            sure (the probability of the predicted class), p_abnormal, kind (see `kind_of`), and row
             (the position in `images`).
     """
 
@@ -111,7 +108,9 @@ class Cases:
 
 
 def kind_of(label: str, predicted: str) -> str:
-    """Which of `KINDS` an answer is.
+    """Right or wrong: right abnormal, right normal, missed, false alarm or wrong body part.
+
+    The last one has the abnormality right.
 
     Example:
         >>> kind_of("Abnormal-HAND", "Normal-HAND"), kind_of("Normal-HAND", "Normal-WRIST")
