@@ -146,7 +146,7 @@ class Browser:
         start = int(self._errors[0]) if len(self._errors) else 0
         titles = [(f"{n + 1}. {cases.title(n)}", n) for n in range(len(cases))]
         methods = methods_of(cases.model)
-        wide = widgets.Layout(width="34em")
+        wide = widgets.Layout(width="42em")
         self.case = widgets.Dropdown(options=titles, value=start, description="case", layout=wide)
         chosen = "layer_cam" if "layer_cam" in methods else methods[0]
         self.method = widgets.Dropdown(options=methods, value=chosen, description="method")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import keras
@@ -12,8 +11,9 @@ import tensorflow as tf
 from tf_keras_vis.scorecam import Scorecam
 
 from mura_utils.explain.methods.common import (
-    CHUNK,
     checked,
+    chunks,
+    logit_function,
     logit_model,
     require_feature_map,
     to_heatmaps,
@@ -54,23 +54,31 @@ def score_cam(
     """
     images = checked(model, images, target)
     channels = min(channels, require_feature_map(model, layer))
-    explainer = Scorecam(logit_model(model))
+    network = keras.Model(model.inputs, logit_model(model).output)
+    network.predict = partial(_predict, logit_function(model))
+    explainer = Scorecam(network)
     black = model.predict_on_batch(np.zeros_like(images[:1]))
     maps = []
     for row, image in enumerate(images):  # alone: the library chooses channels for all of a batch
-        with contextlib.redirect_stdout(io.StringIO()):  # the library's progress bar
-            heat = explainer(
-                partial(_increase, weights=target.weights[row], black=black),
-                image[None],
-                penultimate_layer=layer,
-                seek_penultimate_conv_layer=False,
-                batch_size=CHUNK,
-                max_N=channels,
-                expand_cam=False,
-                normalize_cam=False,
-            )
+        heat = explainer(
+            partial(_increase, weights=target.weights[row], black=black),
+            image[None],
+            penultimate_layer=layer,
+            seek_penultimate_conv_layer=False,
+            max_N=channels,
+            expand_cam=False,
+            normalize_cam=False,
+        )
         maps.append(heat)
     return to_heatmaps(np.concatenate(maps), images.shape[1])
+
+
+def _predict(
+    logits: Callable[[np.ndarray], np.ndarray], images: Sequence[np.ndarray], batch_size: int
+) -> np.ndarray:
+    """As Keras's, which would trace anew for each radiograph and show progress bars."""
+    (copies,) = images
+    return np.concatenate([logits(copies[rows]) for rows in chunks(copies)])
 
 
 def _increase(probabilities: tf.Tensor, weights: np.ndarray, black: np.ndarray) -> np.ndarray:
