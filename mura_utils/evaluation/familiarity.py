@@ -87,7 +87,8 @@ def fit_familiarity(
     """
     unit = normalize(np.asarray(train, float))
     components = min(_COMPONENTS, len(unit) - 1, unit.shape[1] - 1)
-    pca = PCA(components, svd_solver="full").fit(unit)
+    with np.errstate(invalid="ignore"):  # shares of a variance of 0, which nobody reads
+        pca = PCA(components, svd_solver="full").fit(unit)
     familiar = Familiarity(
         layers=list(layers),
         mean=pca.mean_,
