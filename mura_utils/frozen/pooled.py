@@ -37,7 +37,7 @@ def pooled_layers(model: keras.Model, backbone: str) -> list[str]:
 
 def with_pooled(model: keras.Model, layers: Sequence[str]) -> keras.Model:
     """The same network with a second output: those layers' maps, averaged over positions (N, D)."""
-    return keras.Model(model.input, [*model.outputs, _averages(model, layers)])
+    return keras.Model(model.inputs[0], [*model.outputs, _averages(model, layers)])
 
 
 @to_the_terminal()
