@@ -129,3 +129,5 @@ def test_scores_of_test_and_foreign_images_are_drawn_with_the_limit():
     assert "25.0% of 4 test images and 50.0% of 2 images" in plotting.alt_text(fig)
     same = plotting.unfamiliar(np.ones(3), np.ones(1), limit=1.0)
     assert "0.0% of 3 test images and 0.0% of 1 image " in plotting.alt_text(same)
+    dead = plotting.unfamiliar(np.zeros(3), np.zeros(2), limit=0.0)
+    assert "0.0% of 3 test images and 0.0% of 2 images" in plotting.alt_text(dead)

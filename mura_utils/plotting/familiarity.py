@@ -18,6 +18,7 @@ from mura_utils.plotting.style import (
 )
 
 _BINS = 40
+_LEAST = 0.01  # a score of 0, as of features that never vary, has no place on a log scale
 
 
 @in_our_style
@@ -25,20 +26,20 @@ def unfamiliar(test: np.ndarray, foreign: np.ndarray, limit: float) -> Figure:
     """How far test images and foreign ones are from the training images, on a log scale.
 
     Args:
-        test: scores of test images, positive.
-        foreign: scores of images that are no bone radiographs, positive.
+        test: scores of test images; those below 0.01 are drawn there.
+        foreign: scores of images that are no bone radiographs.
         limit: an image above it is unfamiliar.
     """
     fig = new_figure(3.2, "Distance from the training images")
     (ax,) = add_panels(fig, 1, 1)
-    both = np.concatenate([test, foreign, [limit]])
+    both = np.concatenate([test, foreign, [limit]]).clip(_LEAST)
     edges = np.geomspace(0.95 * both.min(), 1.05 * both.max(), _BINS + 1)
     groups = {"test": (test, SPLITS["test"]), "no bone radiograph": (foreign, OTHER)}
     for name, (scores, color) in groups.items():
         shares = np.full(len(scores), 1 / len(scores))
         label = f"{name} ({thousands(len(scores), 'image')})"
-        ax.hist(scores, edges, weights=shares, color=color, alpha=0.7, label=label)
-    ax.axvline(limit, color=OURS, linestyle="--", label=f"limit {limit:.2f}")
+        ax.hist(np.clip(scores, _LEAST, None), edges, weights=shares, color=color, alpha=0.7, label=label)
+    ax.axvline(max(limit, _LEAST), color=OURS, linestyle="--", label=f"limit {limit:.2f}")
     ax.set(xscale="log", xlabel="score", ylabel="share of the images")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
