@@ -121,3 +121,12 @@ def test_the_ranking_says_who_beats_what_and_what_was_not_tested():
     assert verdicts.to_numpy().tolist() == [[True, True, True], [False, None, None]]
     assert table["hits"].iloc[0].startswith("0.90 [")
     assert table["deletion"].tolist() == ["–", "–"]
+
+
+def test_the_ranking_of_data_without_masks_has_its_other_columns():
+    scores = scores_of({"good": [np.nan] * 4, "center": [np.nan] * 4}, [*"abcd"])
+    scores = scores.assign(energy_in_mask=np.nan, deletion=0.5, insertion=0.5, noise=1.0, shift=0.9)
+    keys = pd.MultiIndex.from_tuples([("good", "contrast")], names=["method", "target"])
+    table = rank(scores, pd.DataFrame({"passes": True}, keys), bootstrap=200)
+    assert table["hits"].tolist() == ["–"] and table["noise"].tolist() == ["1.00 [1.00, 1.00]"]
+    assert table[["beats center", "passes randomization"]].to_numpy().tolist() == [[None, True]]

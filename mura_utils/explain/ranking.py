@@ -64,14 +64,16 @@ def rank(scores: pd.DataFrame, sanity: pd.DataFrame, bootstrap: int = 1000) -> p
     Returns:
         One row a (method, target) that is no baseline, most hits first: the means of `RANKED` with
         intervals as text; beats center, beats random network, passes randomization: True, False,
-        or None where it was not tested.
+        or None where it was not tested. Without masks nothing is hit: that column holds "–".
     """
     summary = summarize(scores, list(RANKED), bootstrap)
-    table = as_text(summary).rename(columns=RANKED)
+    columns = pd.Index(RANKED, name="score")
+    table = as_text(summary).reindex(columns=columns).fillna("–").rename(columns=RANKED)
     table["beats center"] = beats(scores, "center", bootstrap=bootstrap)
     table["beats random network"] = beats(scores, RANDOM_NETWORK, bootstrap=bootstrap)
     passes = sanity["passes"].reindex(table.index).astype(object)
     table["passes randomization"] = passes.where(passes.notna(), None)
-    hits = summary["value"].xs("pointing_game").reindex(table.index)
+    means = summary["value"].unstack("score").reindex(columns=columns)
+    hits = means["pointing_game"].reindex(table.index)
     order = hits.sort_values(ascending=False, kind="stable").index
     return table.loc[[key for key in order if not is_baseline(key[0])]]

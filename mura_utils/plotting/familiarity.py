@@ -38,7 +38,8 @@ def unfamiliar(test: np.ndarray, foreign: np.ndarray, limit: float) -> Figure:
     for name, (scores, color) in groups.items():
         shares = np.full(len(scores), 1 / len(scores))
         label = f"{name} ({thousands(len(scores), 'image')})"
-        ax.hist(np.clip(scores, _LEAST, None), edges, weights=shares, color=color, alpha=0.7, label=label)
+        drawn = np.clip(scores, _LEAST, None)
+        ax.hist(drawn, edges, weights=shares, color=color, alpha=0.7, label=label)
     ax.axvline(max(limit, _LEAST), color=OURS, linestyle="--", label=f"limit {limit:.2f}")
     ax.set(xscale="log", xlabel="score", ylabel="share of the images")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
