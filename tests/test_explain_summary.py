@@ -4,6 +4,7 @@ import pytest
 
 from mura_utils.explain.baselines import BASELINES
 from mura_utils.explain.ranking import RANDOM_NETWORK, rank
+from mura_utils.explain.scores import score_heatmaps
 from mura_utils.explain.similarity import agreement, rank_correlation, structural_similarity
 from mura_utils.explain.summary import as_text, by_group, mean_intervals, summarize, thirds
 
@@ -124,8 +125,10 @@ def test_the_ranking_says_who_beats_what_and_what_was_not_tested():
 
 
 def test_the_ranking_of_data_without_masks_has_its_other_columns():
-    scores = scores_of({"good": [np.nan] * 4, "center": [np.nan] * 4}, [*"abcd"])
-    scores = scores.assign(energy_in_mask=np.nan, deletion=0.5, insertion=0.5, noise=1.0, shift=0.9)
+    maps = {(name, "contrast"): np.ones((4, 8, 8)) for name in ("good", "center")}
+    scores = score_heatmaps(maps, [None] * 4)
+    scores["path"] = scores["patient"] = scores["image"].map(list("abcd").__getitem__)
+    scores = scores.assign(deletion=0.5, insertion=0.5, noise=1.0, shift=0.9)
     keys = pd.MultiIndex.from_tuples([("good", "contrast")], names=["method", "target"])
     table = rank(scores, pd.DataFrame({"passes": True}, keys), bootstrap=200)
     assert table["hits"].tolist() == ["–"] and table["noise"].tolist() == ["1.00 [1.00, 1.00]"]

@@ -192,8 +192,8 @@ def test_a_report_links_its_notebooks_figures_and_numbers(make):
     assert first.all("img") == [{"src": "figures/loss_curve.png", "alt": ALT}]
     assert "loss curve, from 05_modeling" in first.text
     assert (
-        "06 · What & why?writes predictions.csv, metrics.json, operating_point.json, figures/"
-        in first.text
+        "06 · What & why?writes predictions.csv, metrics.json, operating_point.json, "
+        "calibration.json, familiarity.npz, model_card.md, figures/" in first.text
     )
 
 
