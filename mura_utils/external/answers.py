@@ -118,7 +118,9 @@ def binary_predictions(rows: pd.DataFrame, p: pd.Series) -> pd.DataFrame:
 
 def _under_header(table: Table) -> pd.DataFrame:
     """The rows below the header, indexed by their line in the file."""
-    names = [name if name.startswith("p:") else name.lower() for name in table.cells.iloc[0]]
+    header = table.cells.iloc[0]
+    probabilities = probability_columns(classes_of(pd.DataFrame(columns=[*header])))
+    names = [name if name in probabilities else name.lower() for name in header]
     cells = table.cells.iloc[1:].set_axis(names, axis=1)
     if cells.empty:
         raise UserError(f"{table.path} has a header and no rows.")
@@ -163,7 +165,8 @@ def _truth(cells: pd.DataFrame, path: Path) -> pd.DataFrame:
             f"{path} has no truth: it needs a column label, such as Abnormal-HAND, or abnormality."
         )
     for line, cell in cells[column][~truth["abnormality"].isin([ABNORMAL, NORMAL])].items():
-        form = "Abnormal-HAND or Normal-HAND" if column == "label" else "Abnormal or Normal"
+        kinds = (ABNORMAL, NORMAL)
+        form = " or ".join([join(kind, "HAND") for kind in kinds] if column == "label" else kinds)
         raise UserError(f"{path}, line {line}: the {column} is {shown(cell)}; give {form}.")
     without = truth["body_part"] == ""
     if without.any() and not without.all():
