@@ -21,9 +21,15 @@ from mura_utils.errors import UserError
 from mura_utils.evaluation.calibration import at_temperature
 from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_familiarity
 from mura_utils.labels import body_part, p_abnormal, probability_columns
-from mura_utils.paths import atomic_write, reading
+from mura_utils.paths import atomic_write
 from mura_utils.runs.ensemble import Networks, networks_of
-from mura_utils.runs.record import ENSEMBLE, is_ensemble, is_tested, require_trained
+from mura_utils.runs.record import (
+    ENSEMBLE,
+    chosen_number,
+    is_ensemble,
+    is_tested,
+    require_trained,
+)
 
 _MARK = ("Software", "mura_utils")  # a text chunk of each overlay
 _MARKED = b"tEXt" + "\0".join(_MARK).encode()  # in a file's first bytes: that chunk comes first
@@ -141,24 +147,12 @@ class _Rules(NamedTuple):
 
 
 def _rules(folder: Path, networks: Networks) -> _Rules:
-    threshold = _chosen(folder / "operating_point.json", "threshold")
-    temperature = _chosen(folder / "calibration.json", "temperature")
+    threshold = chosen_number(folder / "operating_point.json", "threshold")
+    temperature = chosen_number(folder / "calibration.json", "temperature")
     if threshold is None:
         parameters = ENSEMBLE if is_ensemble(folder) else "experiment.yaml"
         return _Rules(networks.threshold, parameters, temperature)
     return _Rules(threshold, "operating_point.json", temperature)
-
-
-def _chosen(path: Path, key: str) -> float | None:
-    """A number that notebook 06 has chosen; None where it has not, or was started again since.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    if not (is_tested(path.parent) and path.is_file()):
-        return None
-    with reading(path) as content:
-        return None if content[key] is None else float(content[key])
 
 
 def _known(file: Path) -> Familiarity | None:

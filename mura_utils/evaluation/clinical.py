@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mura_utils.evaluation.confusion import ratio
 from mura_utils.evaluation.intervals import (
     Measure,
     Weights,
@@ -162,8 +163,7 @@ def _set_aside_measure(studies: pd.DataFrame, threshold: float) -> Measure:
 
     def measure(weights: Weights) -> dict[str, np.ndarray]:
         count = weights @ aside
-        with np.errstate(invalid="ignore"):
-            npv = weights @ (aside & normal) / count
+        npv = ratio(weights @ (aside & normal), count)
         return {"share": count / weights.sum(axis=1), "npv": npv}
 
     return measure

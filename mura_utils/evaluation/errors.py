@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mura_utils.evaluation.confusion import ratio
 from mura_utils.evaluation.intervals import (
     Measure,
     Weights,
@@ -128,8 +129,7 @@ def _rate_measure(of_kind: dict[str, np.ndarray], right: np.ndarray) -> Measure:
         result = {}
         for rate, kind in _RATES.items():
             rows = of_kind[kind]
-            with np.errstate(invalid="ignore"):
-                shares = weights @ (rows & right).T / (weights @ rows.T)
+            shares = ratio(weights @ (rows & right).T, weights @ rows.T)
             result |= {f"{rate} {number}": share for number, share in enumerate(shares.T)}
         return result
 

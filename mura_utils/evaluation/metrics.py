@@ -133,6 +133,7 @@ def evaluate(
         own = patients.get_indexer(rows["patient"])
         return binary_metrics(rows["abnormality"], rows["p_abnormal"], threshold, draws, own)
 
+    per_study = binary(studies)
     confusion = confusion_matrices(true, predicted, len(classes), np.ones((1, len(true))))[0]
     roc = _roc(true, probabilities, classes)
     return {
@@ -145,13 +146,16 @@ def evaluate(
         "image": over_classes(true, predicted, probabilities),
         "body_part": over_classes(true_part, parts.to_numpy().argmax(axis=1), parts.to_numpy()),
         "binary_image": binary(images),
-        "binary_study": binary(studies),
+        "binary_study": per_study,
         "binary_study_given_part": binary(study_predictions(predictions, p=given_part.fillna(0.5))),
         "by_body_part": {
             part: {"counts": _study_counts(rows), **_some(binary(rows), _OF_PARTS)}
             for part, rows in studies.groupby("body_part")
         },
-        "study_rules": {rule: _some(binary(rows), _OF_RULES) for rule, rows in by_rule.items()},
+        "study_rules": {
+            rule: _some(per_study if rows is studies else binary(rows), _OF_RULES)
+            for rule, rows in by_rule.items()
+        },
         "classes": _class_table(confusion, classes, roc["classes"]),
         "classes_without_images": [
             label for label, count in zip(classes, confusion.sum(axis=1), strict=True) if not count

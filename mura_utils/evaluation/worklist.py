@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mura_utils.evaluation.confusion import ratio
 from mura_utils.evaluation.intervals import Measure, Weights, draw_patients, resampled
 from mura_utils.labels import ABNORMAL
 
@@ -187,9 +188,8 @@ def _wait_measure(urgency: np.ndarray, abnormal: np.ndarray, loads: Sequence[flo
 def _means(waits: np.ndarray, weights: Weights, abnormal: np.ndarray) -> Mapping[str, np.ndarray]:
     """Weighted means (B,) of `waits` (B, N) over all studies and both kinds; NaN without any."""
     total = waits * weights
-    with np.errstate(invalid="ignore"):
-        return {
-            "all": total.sum(axis=1) / weights.sum(axis=1),
-            "abnormal": total @ abnormal / (weights @ abnormal),
-            "normal": total @ ~abnormal / (weights @ ~abnormal),
-        }
+    return {
+        "all": ratio(total.sum(axis=1), weights.sum(axis=1)),
+        "abnormal": ratio(total @ abnormal, weights @ abnormal),
+        "normal": ratio(total @ ~abnormal, weights @ ~abnormal),
+    }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from mura_utils.evaluation.confusion import ratio
 from mura_utils.evaluation.intervals import Weights, draw_patients, resampled
 
 
@@ -35,8 +36,7 @@ def mean_intervals(
     filled = np.where(known > 0, values, 0)
 
     def measure(weights: Weights) -> dict[str, np.ndarray]:
-        with np.errstate(invalid="ignore"):
-            means = (weights @ filled) / (weights @ known)
+        means = ratio(weights @ filled, weights @ known)
         return dict(enumerate(means.T))
 
     table = pd.DataFrame({"images": known.sum(axis=0).astype(int)}, index=scores.columns)

@@ -15,7 +15,7 @@ from mura_utils.data.pixels import load_pixels
 from mura_utils.errors import UserError
 from mura_utils.paths import read_table, reading
 from mura_utils.runs.ensemble import Member, Networks, networks_of, read_ensemble, read_member
-from mura_utils.runs.record import is_ensemble, is_tested
+from mura_utils.runs.record import chosen_number, is_ensemble, is_tested
 from mura_utils.terminal import hide_bars
 
 OPERATING_POINT = "operating_point.json"
@@ -51,10 +51,10 @@ class Subject:
     def threshold(self) -> tuple[float, str]:
         """Abnormal is P(abnormal) above it; and where it is from."""
         path = self.folder / OPERATING_POINT
-        if is_tested(self.folder) and path.is_file():
+        threshold = chosen_number(path, "threshold")
+        if threshold is not None:
             with reading(path) as point:
-                if point["threshold"] is not None:
-                    return float(point["threshold"]), f"{path.name}, {point['rule']}"
+                return threshold, f"{path.name}, {point['rule']}"
         return self.members[0].experiment.threshold, "the parameter threshold"
 
     @cached_property

@@ -17,7 +17,14 @@ from mura_utils.evaluation.paired import compare_paired
 from mura_utils.evaluation.predictions import PREDICTION_COLUMNS, require_columns
 from mura_utils.paths import read_table, reading
 from mura_utils.runs.ensemble import read_ensemble, require_members
-from mura_utils.runs.record import find_run, is_ensemble, is_tested, is_trained, read_experiment
+from mura_utils.runs.record import (
+    chosen_number,
+    find_run,
+    is_ensemble,
+    is_tested,
+    is_trained,
+    read_experiment,
+)
 
 REPORT_COLUMNS = {name: f"report_mura_image_split_{name}" for name in ("val_accuracy", "val_loss")}
 """The columns of `compare` that hold the report's values, by their names in `report.FIG_28`."""
@@ -148,9 +155,11 @@ def compare_on_same_images(first: Path, second: Path) -> tuple[pd.DataFrame, str
             if predictions["path"].duplicated().any():
                 raise ValueError("it names an image twice")
             tables.append(predictions[predictions["split"] == "test"].reset_index(drop=True))
-        chosen = folder / "operating_point.json"
-        with reading(chosen if chosen.is_file() else folder / "metrics.json") as described:
-            thresholds.append(float(described["threshold"]))
+        threshold = chosen_number(folder / "operating_point.json", "threshold")
+        if threshold is None:
+            with reading(folder / "metrics.json") as described:
+                threshold = float(described["threshold"])
+        thresholds.append(threshold)
     compared = compare_paired(*tables, (thresholds[0], thresholds[1]))
     images, studies, patients = (tables[0][name].nunique() for name in ("path", "study", "patient"))
     line = (

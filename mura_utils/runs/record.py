@@ -27,7 +27,7 @@ from mura_utils.experiments import (
     validate_parameters,
 )
 from mura_utils.locks import claim
-from mura_utils.paths import read_json, resolve, runs_dir, write_json
+from mura_utils.paths import read_json, reading, resolve, runs_dir, write_json
 from mura_utils.runs.stages import NOTEBOOKS
 
 ENSEMBLE = "ensemble.json"
@@ -171,6 +171,25 @@ def is_trained(folder: Path) -> bool:
 def is_tested(folder: Path) -> bool:
     """Whether that model's metrics on the test split are there."""
     return is_ensemble(folder) or "06_evaluation" in completed(folder)
+
+
+def chosen_number(path: Path, key: str) -> float | None:
+    """A number that notebook 06 has chosen, from a JSON file of the run's folder.
+
+    Args:
+        path: such as that of operating_point.json or calibration.json.
+        key: in the file.
+
+    Returns:
+        None where there is no such file or number, or 06 was started again since.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not (is_tested(path.parent) and path.is_file()):
+        return None
+    with reading(path) as content:
+        return None if content[key] is None else float(content[key])
 
 
 def find_run(run: str | Path) -> Path:
