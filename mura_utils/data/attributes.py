@@ -21,6 +21,8 @@ ATTRIBUTES = {
     "hardware": "metal in the image",
     "projection": "frontal, lateral, oblique",
     "fractures": "fractures in the image",
+    "age": "age of the patient, years",
+    "sex": "sex of the patient: F, M or O",
 }
 """Columns of `study_attributes`, where a data set has them, and what they are."""
 
