@@ -127,8 +127,11 @@ def main() -> None:
 
         changes = {"weights": "none", "source": "phantom"}
         changes |= {"cache_features": "on", "views": _VIEWS, **EXTRACTORS[-1]}
-        names = ("exp6", "exp4")
-        experiments = {name: load_experiment(name, **changes) for name in names}
+        experiments = {
+            "exp6": load_experiment("exp6", **changes),
+            "exp6, fast_dropout": load_experiment("exp6", **changes, fast_dropout=True),
+            "exp4": load_experiment("exp4", **changes),
+        }
         speeds = extraction_speeds(images, experiments["exp6"], step)
         measured = {
             name: epoch_seconds(images, experiment, rounds, epochs)

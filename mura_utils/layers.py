@@ -6,7 +6,9 @@ package.
 
 from __future__ import annotations
 
-from keras import KerasTensor, layers
+from keras import KerasTensor, layers, ops
+
+_TINY = 1e-10
 
 
 def squeeze_excite(x: KerasTensor, ratio: int = 16) -> KerasTensor:
@@ -53,8 +55,54 @@ def attention_heads(x: KerasTensor, count: int = 3) -> KerasTensor:
         >>> attention_heads(keras.Input((7, 7, 64)), count=3).shape
         (None, 7, 7, 192)
     """
-    weighted = []
-    for head in range(count):
-        attention = layers.Conv2D(1, 1, activation="sigmoid", name=f"attention_{head}")(x)
-        weighted.append(layers.Multiply(name=f"multiply_{head + 1}")([x, attention]))
+    weighted = [
+        layers.Multiply(name=f"multiply_{head}")([x, attention])
+        for head, attention in enumerate(_attention_maps(x, count), start=1)
+    ]
     return layers.Concatenate(name="attended")(weighted)
+
+
+def pooled_attention_heads(
+    x: KerasTensor, rate: float, seed: int | None = None, count: int = 3
+) -> KerasTensor:
+    """`attention_heads`, dropout and global average pooling, without building the weighted copies.
+
+    Outside training the values are those of the three layers. In training, dropout does not draw
+    each of H * W * C * count values: the mean over positions is drawn from a normal distribution
+    with the mean and the variance that it has under dropout. So the random numbers differ, and the
+    tails of a sum of H * W terms.
+
+    Args:
+        x: feature map, (N, H, W, C).
+        rate: of the dropout on the weighted copies, 0 up to but not including 1.
+        seed: of the noise.
+        count: number of heads.
+
+    Returns:
+        (N, count * C).
+
+    Source: Wang and Manning 2013, "Fast dropout training", section 2.1.
+
+    Example:
+        >>> import keras
+        >>> pooled_attention_heads(keras.Input((7, 7, 64)), rate=0.5).shape
+        (None, 192)
+    """
+    height, width, channels = x.shape[1:]
+    positions = height * width
+    maps = layers.Concatenate(name="attention_maps")(_attention_maps(x, count))
+    maps = layers.Reshape((positions, count), name="map_positions")(maps)
+    features = layers.Reshape((positions, channels), name="feature_positions")(x)
+    pooled = layers.Dot(axes=1, name="pool_heads")([maps, features]) / positions
+    squares = layers.Dot(axes=1, name="pool_squares")([ops.square(maps), ops.square(features)])
+    variance = squares * (rate / (1 - rate) / positions**2)
+    noise = layers.GaussianNoise(1.0, seed=seed, name="dropout_maps")(ops.zeros_like(pooled))
+    pooled = pooled + noise * ops.sqrt(variance + _TINY)  # whose slope at 0 is infinite
+    return layers.Reshape((count * channels,), name="pool")(pooled)
+
+
+def _attention_maps(x: KerasTensor, count: int) -> list[KerasTensor]:
+    return [
+        layers.Conv2D(1, 1, activation="sigmoid", name=f"attention_{head}")(x)
+        for head in range(count)
+    ]

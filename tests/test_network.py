@@ -6,12 +6,13 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from keras import layers
 
-from mura_utils import plotting, report
+from mura_utils import frozen, plotting, report
 from mura_utils.backbones import BACKBONES, Backbone
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, load_experiment, validate_parameters
-from mura_utils.layers import attention_heads, squeeze_excite
+from mura_utils.layers import attention_heads, pooled_attention_heads, squeeze_excite
 from mura_utils.network import build
 from mura_utils.network.backbone import (
     FEATURES,
@@ -142,6 +143,33 @@ def test_squeeze_excite_scales_channels_and_attention_scales_positions():
     weight = attended.predict(x, verbose=0) / np.concatenate([x, x], axis=-1)
     np.testing.assert_allclose(weight[..., :32], weight[..., :1] * np.ones(32), rtol=1e-4)
     assert weight.min() > 0 and weight.max() < 1
+
+
+def test_fast_dropout_is_the_same_network_and_its_dropout_has_the_same_two_moments():
+    inputs = keras.Input((7, 7, 16))
+    slow = layers.GlobalAveragePooling2D()(layers.Dropout(0.4)(attention_heads(inputs)))
+    slow = keras.Model(inputs, slow)
+    fast = keras.Model(inputs, pooled_attention_heads(inputs, 0.4, seed=3))
+    fast.set_weights(slow.get_weights())
+    x = np.random.default_rng(0).exponential(size=(1, 7, 7, 16)).astype("float32")
+    np.testing.assert_allclose(fast(x), slow(x), rtol=1e-5)
+    many = np.repeat(x, 4000, axis=0)
+    drawn = [np.asarray(network(many, training=True)) for network in (slow, fast)]
+    spread = drawn[0].std(axis=0)
+    np.testing.assert_allclose(drawn[1].mean(axis=0), slow(x)[0], atol=0.1 * spread.max())
+    np.testing.assert_allclose(drawn[1].std(axis=0), spread, rtol=0.1)
+    assert not np.array_equal(drawn[1][0], drawn[1][1])
+
+
+def test_exp6_with_fast_dropout_takes_exp6s_weights_and_gives_its_answers():
+    exact, fast = (build.build_model(small(fast_dropout=fast), 3) for fast in (False, True))
+    fast.set_weights(exact.get_weights())
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 1)).astype("float32")
+    np.testing.assert_allclose(
+        fast.predict(images, verbose=0), exact.predict(images, verbose=0), atol=1e-6
+    )
+    tail = frozen.split_network(fast).tail
+    assert "dropout_maps" in {layer.name for layer in tail.layers}
 
 
 def test_a_weights_path_that_is_no_file_is_one_sentence(tmp_path):

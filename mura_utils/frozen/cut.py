@@ -120,7 +120,8 @@ def multiply_adds(model: keras.Model) -> dict[str, int]:
 
 def _is_constant(layer: keras.Layer) -> bool:
     learns = layer.trainable and bool(layer.weights)
-    return not learns and not isinstance(layer, keras.layers.Dropout)
+    draws = isinstance(layer, keras.layers.Dropout | keras.layers.GaussianNoise)
+    return not learns and not draws
 
 
 def _parents(layer: keras.Layer) -> list[keras.Layer]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import KerasTensor, layers, regularizers
 
-from mura_utils.layers import attention_heads, squeeze_excite
+from mura_utils.layers import attention_heads, pooled_attention_heads, squeeze_excite
 from mura_utils.sections import Network
 
 FINDING = "attention_0"
@@ -63,11 +63,11 @@ def _dense_head(x: KerasTensor, network: Network) -> KerasTensor:
 
 def _attention_head(x: KerasTensor, network: Network) -> KerasTensor:
     """Head of exp5 and exp6 (report Fig. 16): attention, then two dense branches added."""
-    rates = iter(enumerate(network.dropout))
+    seeds = range(5 * network.seed, 5 * network.seed + 5)  # equal ones would draw equal masks
+    rates = iter(zip(network.dropout, seeds, strict=True))
 
     def dropout(x: KerasTensor, name: str) -> KerasTensor:
-        number, rate = next(rates)
-        seed = 5 * network.seed + number  # with one seed, equal shapes would get equal masks
+        rate, seed = next(rates)
         return layers.Dropout(rate, seed=seed, name=f"dropout_{name}")(x)
 
     def dense(x: KerasTensor, units: int, name: str, **options) -> KerasTensor:
@@ -75,8 +75,11 @@ def _attention_head(x: KerasTensor, network: Network) -> KerasTensor:
 
     if network.squeeze_excite:
         x = squeeze_excite(x)
-    x = dropout(attention_heads(x), "maps")
-    x = dropout(layers.GlobalAveragePooling2D(name="pool")(x), "pool")
+    if network.fast_dropout:
+        x = pooled_attention_heads(x, *next(rates))
+    else:
+        x = layers.GlobalAveragePooling2D(name="pool")(dropout(attention_heads(x), "maps"))
+    x = dropout(x, "pool")
     a = layers.BatchNormalization(name="a1_bn")(dense(x, 512, "a1"))
     a = layers.BatchNormalization(name="a2_bn")(dense(dropout(a, "a"), 512, "a2"))
     b = layers.BatchNormalization(name="b_bn")(dense(x, 512, "b", use_bias=False))
