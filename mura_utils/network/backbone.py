@@ -19,6 +19,7 @@ from mura_utils.experiments import weights_file
 from mura_utils.network.flat import flatten
 from mura_utils.network.saved import take_backbone
 from mura_utils.network.torch_weights import assign_tensors
+from mura_utils.network.vision_transformer import BLOCK_START, read_hub_file
 from mura_utils.paths import atomic_write, reading
 from mura_utils.sections import Network
 
@@ -49,8 +50,15 @@ def build_backbone(network: Network, size: int | None) -> tuple[keras.KerasTenso
 
 
 def convolution_names(model: keras.Model) -> list[str]:
-    """Names of the Conv2D layers up to the feature map, in the graph's order."""
-    return [layer.name for layer, _ in feature_layers(model) if isinstance(layer, layers.Conv2D)]
+    """Names of the Conv2D layers up to the feature map, in the graph's order.
+
+    Of a vision transformer's blocks, each counts with its first layer.
+    """
+    return [
+        layer.name
+        for layer, _ in feature_layers(model)
+        if isinstance(layer, layers.Conv2D) or layer.name.endswith(BLOCK_START)
+    ]
 
 
 def feature_layers(model: keras.Model) -> Iterator[tuple[keras.Layer, int]]:
@@ -91,6 +99,8 @@ def _load_backbone(network: Network, x: KerasTensor) -> keras.Model:
         return flatten(_download(network, build, options))
     readers = {".npz": _read_weights, ".pth": assign_tensors, ".keras": take_backbone}
     read = readers.get(path.suffix)
+    if path.suffix == ".h5" and network.backbone.startswith("vit_"):
+        read = read_hub_file
     if read is not None:
         backbone = flatten(build(weights=None, **options))
         read(backbone, path)

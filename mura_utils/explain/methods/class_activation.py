@@ -23,6 +23,7 @@ from mura_utils.explain.methods.common import (
 )
 from mura_utils.explain.targets import Target
 from mura_utils.network.backbone import FEATURES, feature_layers
+from mura_utils.network.vision_transformer import TOKEN_MAP
 
 _RECTIFIERS = tuple(
     getattr(keras.activations, name) for name in ("relu", "gelu", "silu", "hard_silu")
@@ -95,7 +96,8 @@ def fine_layer(model: keras.Model) -> str:
 
     A ReLU, because LayerCAM adds up activations, and a negative one would count as evidence against
     the score where it is none. In DenseNet121 that is ``pool3_relu``; the pooling after it gives
-    2 x 2 cells the same gradient. GELU and Swish, which hardly fall below 0, are taken for ReLUs.
+    2 x 2 cells the same gradient. GELU and Swish, which hardly fall below 0, are taken for ReLUs. A
+    vision transformer has none with a place: its patches' tokens are taken, 16 pixels wide.
 
     Raises:
         UserError: the model has no such layer.
@@ -111,6 +113,8 @@ def fine_layer(model: keras.Model) -> str:
             or getattr(layer, "activation", None) in _RECTIFIERS
         )
     ]
+    if not rectified and any(layer.name == TOKEN_MAP for layer in model.layers):
+        return TOKEN_MAP
     if not rectified:
         raise UserError(f"{model.name} has no ReLU with cells of at most 8 pixels: name a layer.")
     return rectified[-1]

@@ -16,8 +16,10 @@ from mura_utils.explain.methods.class_activation import (
     require_feature_map,
 )
 from mura_utils.explain.methods.common import CHUNK, checked, chunks, to_heatmaps, traced
+from mura_utils.explain.methods.rollout import attention_rollout
 from mura_utils.explain.targets import Target
 from mura_utils.network.backbone import FEATURES
+from mura_utils.network.vision_transformer import attention_scores
 
 _Differentiate = Callable[[tf.Tensor, tf.Tensor], tuple[list, list, list]]
 """Images (n, S, S, 1) and weights (T, n, K) -> attention maps, feature maps, and for each of the T
@@ -29,7 +31,8 @@ def explain(
 ) -> dict[tuple[str, str], np.ndarray]:
     """The maps of the quick methods for every target, to be scored next to each other.
 
-    They are attention, saliency, Grad-CAM and LayerCAM, and equal what each method makes alone.
+    They are attention, of a vision transformer rollout, saliency, Grad-CAM and LayerCAM, and equal
+    what each method makes alone.
 
     Args:
         model: as returned by `network.build.build_model`.
@@ -67,6 +70,8 @@ def explain(
                 gradient = gradients[number][1 + place].numpy()
                 heat = np.maximum((features[place].numpy() * weigh(gradient)).sum(axis=-1), 0)
                 parts.setdefault((method, name), []).append(to_heatmaps(heat, size))
+    if attention_scores(model):
+        parts["attention_rollout", "no target"] = [attention_rollout(model, images)]
     return {key: np.concatenate(part) for key, part in parts.items()}
 
 

@@ -24,9 +24,11 @@ from mura_utils.explain.methods.integrated_gradients import integrated_gradients
 from mura_utils.explain.methods.lime import lime
 from mura_utils.explain.methods.occlusion import occlusion
 from mura_utils.explain.methods.rise import rise
+from mura_utils.explain.methods.rollout import attention_rollout
 from mura_utils.explain.methods.score_cam import score_cam
 from mura_utils.explain.methods.shap import shap
 from mura_utils.explain.targets import Target
+from mura_utils.network.vision_transformer import attention_scores
 
 _EXTRA = ("lime", "shap")  # methods that are named as the library that they need
 
@@ -38,6 +40,7 @@ def _attention(model: keras.Model, images: np.ndarray, target: Target, head: int
 METHODS: dict[str, Callable[[keras.Model, np.ndarray, Target], np.ndarray]] = {
     **{f"attention_{head}": partial(_attention, head=head) for head in range(3)},
     "attention_mean": attention_mean,
+    "attention_rollout": attention_rollout,
     "saliency": saliency,
     "smooth_grad": partial(saliency, smooth_samples=16),
     "integrated_gradients": integrated_gradients,
@@ -57,10 +60,12 @@ def methods_of(model: keras.Model) -> list[str]:
     """Names of the `METHODS` that can be used.
 
     Without attention heads there are no attention maps, and a mean of them only where there are
-    several; without the extra `explainers` no LIME and no SHAP.
+    several; without a vision transformer there is no rollout, and without the extra `explainers` no
+    LIME and no SHAP.
     """
     heads = attention_layers(model)
     missing = {f"attention_{head}" for head in range(3)} - set(heads)
     missing |= {"attention_mean"} if len(heads) < 2 else set()
+    missing |= set() if attention_scores(model) else {"attention_rollout"}
     missing |= {name for name in _EXTRA if find_spec(name) is None}
     return [name for name in METHODS if name not in missing]
