@@ -226,3 +226,21 @@ def test_the_size_that_is_named_is_the_size_that_is_written():
         written = sum(path.stat().st_size for path in files)
         assert feature_set.bytes_stored == written
         assert feature_set.bytes_needed == written - 128 * len(files)  # NumPy's headers
+
+
+def test_a_number_between_the_layers_counts_for_the_digest():
+    def prefix(summand: float) -> keras.Model:
+        inputs = keras.Input((4,))
+        stays = keras.layers.Dense(3, kernel_initializer="ones", trainable=False)(inputs)
+        return frozen.split_network(
+            keras.Model(inputs, keras.layers.Dense(2)(stays + summand))
+        ).prefix
+
+    assert store._fingerprint(prefix(3.0)) == store._fingerprint(prefix(3.0))
+    assert store._fingerprint(prefix(3.0)) != store._fingerprint(prefix(4.0))
+
+
+def test_activations_of_a_network_with_operations_are_stored_up_to_its_first_trained_layer():
+    chosen = stored(frozen_experiment(backbone="mobilenetv3small", alpha=1, unfreeze=5), noise())
+    assert chosen.cut.first_trained == "expanded_conv_10_expand"
+    assert chosen.train.complete

@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -207,16 +208,25 @@ def _fingerprint(prefix: keras.Model) -> str:
     Layers count by position: Keras numbers some names differently each time a network is built.
     """
     digest = hashlib.sha256()
-    positions = {layer.name: position for position, layer in enumerate(prefix.layers)}
-    for layer in prefix.layers:
-        config = layer.get_config()
-        settings = {name: config.get(name) for name in ("scale", "offset")}
-        parents = [positions[parent.name] for parent in _parents(layer)]
-        described = [type(layer).__name__, parents, settings]
+    operations = prefix.operations
+    positions = {operation.name: position for position, operation in enumerate(operations)}
+    for operation in operations:
+        parents = [positions[parent.name] for parent in _parents(operation)]
+        described = [type(operation).__name__, parents, _settings(operation)]
         digest.update(json.dumps(described, sort_keys=True, default=str).encode())
-        for weights in layer.get_weights():
+        for weights in operation.get_weights() if isinstance(operation, keras.Layer) else ():
             digest.update(np.ascontiguousarray(weights).tobytes())
     return digest.hexdigest()
+
+
+def _settings(operation: keras.Operation) -> dict[str, Any]:
+    """What changes its result besides weights: of ``x + 3``, which is no layer, the 3."""
+    if isinstance(operation, keras.Layer):
+        config = operation.get_config()
+        return {name: config.get(name) for name in ("scale", "offset")}
+    arguments = operation._inbound_nodes[0].arguments
+    flat = keras.tree.flatten((arguments.args, arguments.kwargs))
+    return {"constants": [value for value in flat if not isinstance(value, keras.KerasTensor)]}
 
 
 def _size(count: int) -> str:
