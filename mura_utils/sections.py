@@ -341,6 +341,11 @@ class Storage(Section):
         2, "05", "augmented views of a training image to store, an open file each", ge=1, le=100
     )
     view_seed: Seed = _parameter(0, "05", "seed of those views; runs of all seeds share them")
+    stored_as: Annotated[Literal["float16", "uint8"], AnyCase] = _parameter(
+        "float16",
+        "05",
+        "of activations: float16, or uint8 scaled by channel, in about half the disk",
+    )
     extractor: Annotated[Literal["tensorflow", "openvino"], AnyCase] = _parameter(
         "tensorflow", "05", "what computes the activations to store"
     )

@@ -34,7 +34,7 @@ class Cut:
     @property
     def width(self) -> int:
         """Values an image."""
-        return sum(_widths(self.shapes))
+        return sum(sizes(self.shapes))
 
 
 def split_network(model: keras.Model) -> Cut | None:
@@ -82,6 +82,11 @@ def split_network(model: keras.Model) -> Cut | None:
     costs = multiply_adds(model)
     share = sum(costs[name] for name in frozen if name in costs) / sum(costs.values())
     return Cut(prefix, tail, first_trained, share)
+
+
+def sizes(shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    """Values of each activation of one image."""
+    return [int(np.prod(shape)) for shape in shapes]
 
 
 def describe_cuts(models: Mapping[str, keras.Model]) -> pd.DataFrame:
@@ -147,10 +152,6 @@ def _boundary(model: keras.Model, frozen: dict[str, keras.Operation]) -> list[ke
         for parent in _parents(layer)
     }
     return [layer for layer in frozen.values() if layer.name in read]
-
-
-def _widths(shapes: Sequence[tuple[int, ...]]) -> list[int]:
-    return [int(np.prod(shape)) for shape in shapes]
 
 
 def _names(layers: Sequence[keras.Layer]) -> set[str]:

@@ -19,12 +19,12 @@ from mura_utils.devices import uses_xla
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, require_extractor
 from mura_utils.frozen.cut import Cut
+from mura_utils.frozen.encoding import LARGEST
 from mura_utils.frozen.store import FeatureSet, Plan
 from mura_utils.generators import augment
 from mura_utils.locks import waiting
 from mura_utils.terminal import hide_bars, to_the_terminal
 
-_LARGEST = float(np.finfo(np.float16).max)
 _BATCH = 64  # images a step of the extraction; also the unit of going on after an interruption
 
 
@@ -108,8 +108,8 @@ def _store_variant(
     if features.path(variant).is_file():
         bar.update(count)
         return 0
-    header = _header(count, features.width)
-    row_bytes = features.width * 2
+    header = _header(count, features.width, features.encoding.dtype)
+    row_bytes = features.row_bytes
     partial = features.partial(variant)
     written = partial.stat().st_size - len(header) if partial.is_file() else 0
     done = max(0, written) // (row_bytes * _BATCH) * _BATCH
@@ -128,12 +128,12 @@ def _store_variant(
             else:
                 images = tf.cast(images, tf.float32)
             values = run(images)
-            if not np.abs(values).max() <= _LARGEST:
+            if not np.abs(values).max() <= LARGEST:
                 raise UserError(
                     f"An activation of {features.about['network']} is larger than float16 can "
-                    f"hold ({_LARGEST:.0f}): train with cache_features = off."
+                    f"hold ({LARGEST:.0f}): train with cache_features = off."
                 )
-            _write(stream, values.astype("<f2").tobytes())
+            _write(stream, features.encoding.encode(values, features.shapes).tobytes())
             bar.update(len(values))
         os.fsync(stream.fileno())
     partial.replace(features.path(variant))
@@ -147,10 +147,10 @@ def _write(stream: io.RawIOBase, data: bytes) -> None:
         left = left[stream.write(left) :]
 
 
-def _header(rows: int, width: int) -> bytes:
+def _header(rows: int, width: int, dtype: str) -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(
-        stream, {"descr": "<f2", "fortran_order": False, "shape": (rows, width)}
+        stream, {"descr": dtype, "fortran_order": False, "shape": (rows, width)}
     )
     return stream.getvalue()
 

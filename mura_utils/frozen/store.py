@@ -18,7 +18,8 @@ from mura_utils.data.dataset import Images
 from mura_utils.data.pixels import CACHE_VERSION, content_keys
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
-from mura_utils.frozen.cut import Cut, _parents, _widths, split_network
+from mura_utils.frozen.cut import Cut, _parents, split_network
+from mura_utils.frozen.encoding import ENCODINGS, Encoding
 from mura_utils.generators import Augmentation
 
 _WORTHWHILE = 0.5  # share of multiply-adds that must be frozen for `cache_features: auto`
@@ -38,6 +39,7 @@ class FeatureSet:
         views: variants that this run needs, as the parameter of that name.
         seed: of the augmentation's draws.
         about: what the folder holds, in words, for `mura cache`.
+        encoding: of the rows.
     """
 
     folder: Path
@@ -47,16 +49,22 @@ class FeatureSet:
     views: int
     seed: int
     about: dict[str, object]
+    encoding: Encoding = ENCODINGS["float16"]
 
     @property
     def width(self) -> int:
-        """Values an image."""
-        return sum(_widths(self.shapes))
+        """Numbers of the encoding an image."""
+        return self.encoding.width(self.shapes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes an image."""
+        return self.width * np.dtype(self.encoding.dtype).itemsize
 
     @property
     def bytes_needed(self) -> int:
         """Bytes of all variants, stored or not."""
-        return self.views * len(self.rows) * self.width * 2
+        return self.views * len(self.rows) * self.row_bytes
 
     @property
     def bytes_stored(self) -> int:
@@ -71,7 +79,7 @@ class FeatureSet:
         return all(self.path(variant).is_file() for variant in range(self.views))
 
     def path(self, variant: int) -> Path:
-        """The file of one variant: (n, width) float16 in NumPy's format."""
+        """The file of one variant: (n, width), as `encoding` says, in NumPy's format."""
         return self.folder / f"view-{variant}.npy"
 
     def partial(self, variant: int) -> Path:
@@ -79,7 +87,7 @@ class FeatureSet:
         return self.folder / f"view-{variant}.partial"
 
     def load(self) -> list[np.ndarray]:
-        """Read-only memory maps (n, width) float16, one a variant."""
+        """Read-only memory maps (n, width), as `encoding` says, one a variant."""
         return [map_array(self.path(variant)) for variant in range(self.views)]
 
     def transforms(self, variant: int, size: int) -> np.ndarray:
@@ -183,6 +191,8 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
             "view_seed": seed,
             "computed_by": f"{experiment.extractor}, {experiment.precision}",
         }
+        if experiment.stored_as != "float16":  # which folders of earlier versions do not name
+            description["stored_as"] = experiment.stored_as
         contents = [keys[row] for row in rows]
         key = json.dumps([CACHE_VERSION, network, description, contents], sort_keys=True)
         digest = hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -194,6 +204,7 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
             views=min(experiment.views, experiment.epochs) if augmentation else 1,
             seed=seed,
             about=description,
+            encoding=ENCODINGS[experiment.stored_as],
         )
 
     return (

@@ -11,7 +11,7 @@ import tensorflow as tf
 from mura_utils import generators
 from mura_utils.data.dataset import Images, Masks
 from mura_utils.experiments import Experiment
-from mura_utils.frozen.cut import Cut, _widths, split_network
+from mura_utils.frozen.cut import Cut, split_network
 from mura_utils.frozen.store import FeatureSet, Plan, feature_sets
 from mura_utils.generators import STILL, mask_targets, stream
 from mura_utils.network.backbone import FEATURES
@@ -55,7 +55,6 @@ def make_dataset(
     variants = features.load()
     labels = np.asarray(labels_onehot, np.float32)
     offsets = np.random.default_rng([seed, len(variants)]).integers(len(variants), size=len(labels))
-    widths = _widths(features.shapes)
 
     def take(rows: np.ndarray, _: np.random.Generator, iteration: int) -> tuple[np.ndarray, ...]:
         chosen = (offsets[rows] + iteration) % len(variants)
@@ -64,14 +63,13 @@ def make_dataset(
         return batch if targets is None else (*batch, targets[chosen, rows])
 
     def unpack(values: tf.Tensor, labels: tf.Tensor, *taught: tf.Tensor) -> tuple:
-        parts = zip(tf.split(values, widths, axis=1), features.shapes, strict=True)
-        maps = (tf.reshape(tf.cast(part, tf.float32), (-1, *shape)) for part, shape in parts)
+        maps = features.encoding.decode(values, features.shapes)
         if not taught:
-            return tuple(maps), labels
-        return tuple(maps), (labels, tf.cast(taught[0], tf.float32))
+            return maps, labels
+        return maps, (labels, tf.cast(taught[0], tf.float32))
 
     signature = (
-        tf.TensorSpec((None, features.width), tf.float16),
+        tf.TensorSpec((None, features.width), features.encoding.tensor),
         tf.TensorSpec((None, labels.shape[1]), tf.float32),
     )
     if targets is not None:
