@@ -2,8 +2,9 @@
 
 The network is exp6's, DenseNet121 at 224 px in batches of 64, with random weights, in three ways:
 the forward pass of the frozen part (extraction), training on stored activations, and training of
-all layers. Each in float32 and in mixed precision, without and with XLA. Batches lie in the
-device's memory, but for the input pipeline, which runs on the processor and makes them.
+all layers. Each in float32 and in mixed precision, without and with XLA; nothing is asked to be
+deterministic. Batches lie in the device's memory, but for the input pipeline, which runs on the
+processor and makes them.
 
 The peak is measured: the rate of a large matrix product in the same precision. TensorFlow computes
 float32 in TF32 on GPUs that have it, in the product as well as in the network. A training step
@@ -201,7 +202,9 @@ def _extraction(
     return lambda: [output[0].numpy() for output in forward(images)], count
 
 
-def _training(network, experiment: Experiment, xla: bool) -> tuple[Callable[[], object], float]:
+def _training(
+    network: keras.Model, experiment: Experiment, xla: bool
+) -> tuple[Callable[[], object], float]:
     """A training step of a network on one batch of its inputs."""
     count = experiment.batch_size
     inputs = [tf.random.uniform((count, *tensor.shape[1:])) for tensor in network.inputs]

@@ -257,6 +257,13 @@ def test_named_pipes_are_never_opened(root):
     assert load_mask("grazpedwri", root, f"images_part1/{STEMS[1]}.png") is None
 
 
+def test_a_link_to_itself_is_not_followed(root):
+    (root / "again").symlink_to(root)
+    listing = open_source(root)
+    assert remarks(listing) == CLEAN | {"unreadable-folder": 1}
+    assert len(listing.rows) == 6
+
+
 ROW_FAULTS = {
     "of another patient": ("0003_0451", "0033_0451"),
     "without a patient": (",3,1,451485735", ",,1,451485735"),
