@@ -33,7 +33,9 @@ def phantom(
 @app.command("check")
 def check(
     folder: Annotated[str, typer.Argument(help="a folder, or a name in data/")],
-    source: Annotated[str, typer.Option(help="auto, mura, fracatlas or phantom")] = "auto",
+    source: Annotated[
+        str, typer.Option(help="auto, mura, fracatlas, grazpedwri, phantom")
+    ] = "auto",
     pixels: Annotated[bool, typer.Option(help="open every file, or only list them")] = True,
     show: Annotated[int, typer.Option(help="lines for each kind of finding; 0: all", min=0)] = 10,
 ) -> None:

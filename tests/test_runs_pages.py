@@ -230,6 +230,7 @@ def test_a_notebook_keeps_its_pictures_with_their_alt_text_and_runs_no_script(ma
     [
         ("mura", "Do not publish or share this page", True),
         ("fracatlas", "CC BY 4.0", False),
+        ("grazpedwri", "Nagy et al.", False),
         ("phantom", "they show no patient", False),
     ],
 )

@@ -19,8 +19,10 @@ ATTRIBUTES = {
     "severity": "how plain the finding is",
     "finding_size": "largest share of an image that the finding covers",
     "hardware": "metal in the image",
+    "cast": "plaster cast in the image",
     "projection": "frontal, lateral, oblique",
     "fractures": "fractures in the image",
+    "diagnosis": "whether the readers were certain",
     "age": "age of the patient, years",
     "sex": "sex of the patient: F, M or O",
 }

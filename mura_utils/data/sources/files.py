@@ -72,7 +72,7 @@ class Files:
 
 
 def walk_files(root: Path, folder: str) -> Files:
-    """Look at everything below `root / folder`, without opening a file.
+    """Look at everything below `root / folder` ("" for `root` itself), without opening a file.
 
     One pass of `os.scandir`: the type of an entry comes with its name, so only files are statted.
     Links are followed, but never into a folder that they lie in.
@@ -96,7 +96,7 @@ def walk_files(root: Path, folder: str) -> Files:
             unreadable[here] = reason_of(error)
             continue
         for entry in entries:
-            path = f"{here}/{entry.name}"
+            path = f"{here}/{entry.name}" if here else entry.name
             if not path.isascii() and path != printable(path):
                 misnamed.append(printable(path))
                 continue
@@ -221,8 +221,8 @@ def _is_loop(root: Path, folder: str, path: str) -> bool:
     target = (root / path).stat()
     parts = path.split("/")[:-1]
     way = [root / "/".join(parts[:count]) for count in range(1, len(parts) + 1)]
-    above = Path(os.path.realpath(root / folder)).parents
-    return any(os.path.samestat(target, place.stat()) for place in (*way, *above))
+    home = Path(os.path.realpath(root / folder))
+    return any(os.path.samestat(target, place.stat()) for place in (*way, home, *home.parents))
 
 
 def _not_a_file(mode: int) -> str | None:

@@ -27,7 +27,14 @@ from mura_utils.data.sources.files import (
     walk_files,
 )
 from mura_utils.data.sources.listing import Listing, Source, make_listing, remark
-from mura_utils.data.sources.tables import Table, read_flags, read_table
+from mura_utils.data.sources.tables import (
+    Table,
+    drop_repeated,
+    first_line,
+    read_flags,
+    read_table,
+    simple_name,
+)
 from mura_utils.errors import UserError
 
 FOLDER = "FracAtlas"
@@ -43,8 +50,13 @@ _ABNORMALITY = {False: "Normal", True: "Abnormal"}
 
 
 def looks_like_fracatlas(root: Path) -> bool:
-    """Whether a folder is FracAtlas or a part of it: not a folder that contains it."""
-    return is_file(root / TABLE) or any(is_folder(root / folder) for folder in _FOLDERS.values())
+    """Whether a folder is FracAtlas or a part of it: not a folder that contains it.
+
+    A table with the column filestem is GRAZPEDWRI-DX's, which has the same name.
+    """
+    return any(is_folder(root / folder) for folder in _FOLDERS.values()) or (
+        is_file(root / TABLE) and "filestem" not in first_line(root / TABLE)
+    )
 
 
 def find_fracatlas(root: Path) -> list[str]:
@@ -91,7 +103,7 @@ def list_fracatlas(root: Path) -> Listing:
     rows, remarks = _read_rows(table)
     found = walk_files(base, "images")
     rows, variants = _find_on_disk(rows, found.sizes.index)
-    rows, more = _drop_repeated(rows, table)
+    rows, more = drop_repeated(rows, table, _FLAGS)
     if not rows["path"].isin(found.sizes.index).any():
         raise UserError(
             f"{base} holds none of the {len(rows):,} images listed in {TABLE}: "
@@ -163,7 +175,7 @@ def fracture_attributes(root: Path, paths: Sequence[str]) -> pd.DataFrame:
         UserError: the table cannot be read.
     """
     table = read_table((root / paths[0]).parents[2] / TABLE, f"a header with {_COLUMNS[0]}")
-    cells = table.cells.iloc[1:].set_axis(_simple(table.cells.iloc[0]), axis=1)
+    cells = table.cells.iloc[1:].set_axis(table.cells.iloc[0].map(simple_name), axis=1)
     images = cells["imageid"].map(_stem) if "imageid" in cells else pd.Series(dtype=str)
     cells = cells[~images.duplicated()].set_axis(images[~images.duplicated()])
     cells = cells.reindex(map(_stem, paths)).set_axis(pd.Index(paths, name="path"))
@@ -179,32 +191,13 @@ def fracture_attributes(root: Path, paths: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(found, index=cells.index)
 
 
-def _simple(names: pd.Series) -> pd.Series:
-    return names.str.lower().str.replace(r"[\W_]", "", regex=True)
-
-
 def _stem(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/")).stem.lower()
 
 
 def _read_rows(table: Table) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     """The columns image_id (without folders) and the flags as "0" and "1"; and remarks."""
-    header = table.cells.iloc[0]
-    names = _simple(header)
-    wanted = {name.replace("_", ""): name for name in _COLUMNS}
-    columns = {column: wanted[name] for column, name in names.items() if name in wanted}
-    missing = [name for name in _COLUMNS if name not in columns.values()]
-    if missing:
-        what = f"it is not the table of FracAtlas, as column {', '.join(missing)} is missing"
-        raise table.error(table.cells.index[0], what)
-    if len(columns) > len(_COLUMNS):
-        raise table.error(table.cells.index[0], "two columns have the same name")
-    if (header[list(columns)] != pd.Series(columns)).any():
-        table.variants.append("the header is spelled in another way")
-    cells = table.cells.iloc[1:][list(columns)].rename(columns=columns)
-    if cells.empty:
-        raise table.error(table.cells.index[0], "a header is its only row")
-
+    cells = table.named(_COLUMNS, FOLDER)
     rows = cells.assign(**{name: read_flags(cells[name]) for name in _FLAGS})
     rows["image_id"] = cells["image_id"].str.replace(r"^.*[\\/]", "", regex=True)
     good = rows.notna().all(axis=1) & (rows["image_id"] != "")
@@ -249,21 +242,6 @@ def _find_on_disk(rows: pd.DataFrame, files: pd.Index) -> tuple[pd.DataFrame, li
         return rows.assign(path=path), []
     detail = f"names of {other.sum():,} files on disk differ in suffix, or in upper and lower case"
     return rows.assign(path=path), [remark([TABLE], "accepted-variant", detail)]
-
-
-def _drop_repeated(rows: pd.DataFrame, table: Table) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Keep the first row of each image."""
-    name = rows["path"].str.lower().str.rsplit("/", n=1).str[-1]
-    repeated = name.duplicated()
-    first = rows[~repeated].set_index(name[~repeated]).loc[name[repeated], _FLAGS]
-    contrary = (rows.loc[repeated, _FLAGS].to_numpy() != first.to_numpy()).any(axis=1)
-    again = rows[repeated]
-    details = [f"{table.quote(row)}: an earlier row says something else, and counts"
-               for row in again.index[contrary]]  # fmt: skip
-    return rows[~repeated], [
-        remark(again["path"][~contrary], "repeated-row", f"in {TABLE}; the first counts"),
-        remark(again["path"][contrary], "contradictory-row", details),
-    ]
 
 
 def _compare(rows: pd.DataFrame, found: Files, coco: Coco) -> list[pd.DataFrame]:

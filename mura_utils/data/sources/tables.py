@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from mura_utils.data.sources.files import read_bytes
+from mura_utils.data.sources.files import is_file, read_bytes
 from mura_utils.data.sources.listing import remark
 from mura_utils.errors import UserError, shown
 
@@ -23,6 +25,7 @@ _MARKS = (
 )
 _SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _MAX_COLUMNS = 256
+_HEADER_BYTES = 4096
 _TRUE = ("1", "positive", "abnormal", "true", "t", "yes", "y")
 _FALSE = ("0", "negative", "normal", "false", "f", "no", "n")
 _FLAGS = dict.fromkeys(_TRUE, "1") | dict.fromkeys(_FALSE, "0")
@@ -58,6 +61,38 @@ class Table:
     def error(self, row: int, what: str) -> UserError:
         """The sentence that stops at a row: what is wrong, the row, and what was expected."""
         return UserError(f"{self.path}: {what}: {self.quote(row)}; expected {self.expected}.")
+
+    def named(
+        self, required: Sequence[str], data_set: str, optional: Sequence[str] = ()
+    ) -> pd.DataFrame:
+        """The cells below the header in columns by name, in whatever case the header spells them.
+
+        Args:
+            required: names of columns that must be there.
+            data_set: whose table it should be, for messages.
+            optional: names of columns that may be there; all others are left out.
+
+        Raises:
+            UserError: a required column is missing, one is there twice, or there are no rows.
+        """
+        header, first = self.cells.iloc[0], self.cells.index[0]
+        wanted = {simple_name(name): name for name in (*required, *optional)}
+        columns = {
+            column: wanted[name]
+            for column, name in header.map(simple_name).items()
+            if name in wanted
+        }
+        missing = [name for name in required if name not in columns.values()]
+        if missing:
+            what = f"it is not the table of {data_set}, as column {', '.join(missing)} is missing"
+            raise self.error(first, what)
+        if len(columns) > len(set(columns.values())):
+            raise self.error(first, "two columns have the same name")
+        if (header[list(columns)] != pd.Series(columns)).any():
+            self.variants.append("the header is spelled in another way")
+        if len(self.cells) == 1:
+            raise self.error(first, "a header is its only row")
+        return self.cells.iloc[1:][list(columns)].rename(columns=columns)
 
     def remarks(self) -> list[pd.DataFrame]:
         """The variants as remarks ("accepted-variant") on the table."""
@@ -121,6 +156,54 @@ def read_table(path: Path, expected: str) -> Table:
     if cells.empty:
         raise UserError(f"{path} holds no rows, only separators; expected {expected}.")
     return Table(path, expected, cells, variants)
+
+
+def first_line(path: Path) -> str:
+    """The first line of a table in lower case, to recognize it by; "" where it cannot be read."""
+    if not is_file(path):
+        return ""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_HEADER_BYTES)
+    except OSError:
+        return ""
+    return line.replace(b"\0", b"").decode("latin-1").lower()
+
+
+def simple_name(name: str) -> str:
+    """A column's name in lower case, without blanks and signs.
+
+    Example:
+        >>> simple_name("Image ID")
+        'imageid'
+    """
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def drop_repeated(
+    rows: pd.DataFrame, table: Table, said: Sequence[str]
+) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """Keep the first row of each image.
+
+    Args:
+        rows: with the column path; an image is a file name in any case.
+        table: where they are from.
+        said: the columns that should not differ between rows of an image.
+
+    Returns:
+        The rows, and remarks on the others: "repeated-row", or "contradictory-row".
+    """
+    name = rows["path"].str.lower().str.rsplit("/", n=1).str[-1]
+    repeated = name.duplicated()
+    first = rows[~repeated].set_index(name[~repeated]).loc[name[repeated], list(said)]
+    contrary = (rows.loc[repeated, list(said)].to_numpy() != first.to_numpy()).any(axis=1)
+    again = rows[repeated]
+    details = [f"{table.quote(row)}: an earlier row says something else, and counts"
+               for row in again.index[contrary]]  # fmt: skip
+    return rows[~repeated], [
+        remark(again["path"][~contrary], "repeated-row", f"in {table.path.name}; the first counts"),
+        remark(again["path"][contrary], "contradictory-row", details),
+    ]
 
 
 def read_flags(cells: pd.Series) -> pd.Series:
