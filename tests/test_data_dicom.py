@@ -1,49 +1,33 @@
 """DICOM: what of its header is applied, what is refused, what is offered."""
 
 import io
+import json
 import subprocess
 import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+from dicoms import dataset, to_bytes
 from PIL import Image
 
 from mura_utils.data import dicom, dicom_pixels
 from mura_utils.data.dicom import header_offers
 from mura_utils.data.images import FAULTS, ImageFault, examine_image
+from mura_utils.data.manifest import quality_report, scan
+from mura_utils.data.sources.listing import Listing
 from mura_utils.errors import UserError
 from mura_utils.phantoms.dataset import draw_case
 
 pydicom = pytest.importorskip("pydicom", minversion="3")
 from pydicom import uid  # noqa: E402
 from pydicom.data import get_testdata_file  # noqa: E402
-from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 
 GRAY = draw_case(np.random.default_rng(0), "ELBOW", "fracture", abnormal=False)[0]
 DEEP = GRAY.astype(np.uint16) * 13 + 200  # 12 bits
-
-
-def dataset(pixels, photometric="MONOCHROME2", bits=None, **attributes):
-    """A radiograph's data set; explicit VR little endian."""
-    header = Dataset()
-    header.SOPClassUID, header.SOPInstanceUID = uid.ComputedRadiographyImageStorage, "1.2.3.4"
-    header.PatientName, header.PatientID = "DOE^JANE", "4711-SECRET"
-    header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    bits = bits or (8 if pixels.dtype.itemsize == 1 else 12)
-    header.set_pixel_data(pixels, photometric, bits)
-    for name, value in attributes.items():
-        setattr(header, name, value)
-    return header
-
-
-def to_bytes(header):
-    stream = io.BytesIO()
-    header.preamble = bytes(128)
-    header.save_as(stream, implicit_vr=False, little_endian=True, force_encoding=True)
-    return stream.getvalue()
 
 
 @pytest.fixture
@@ -495,3 +479,15 @@ def test_another_body_part_than_the_header_says_is_remarked(tmp_path, said, list
     path.write_bytes(to_bytes(dataset(DEEP, **({"BodyPartExamined": said} if said else {}))))
     expected = {"header-body-part": f"its header says {said}, its data set {listed}"}
     assert dicom.remark_body_part(path, listed) == (expected if remarked else {})
+
+
+def test_the_quality_report_names_no_patient(tmp_path):
+    rows = pd.DataFrame({"path": ["a.dcm", "b.dcm"], "official_split": "", "patient": ["1", "2"]})
+    rows = rows.assign(body_part="WRIST", study=rows["patient"], label="Normal-WRIST")
+    (tmp_path / "a.dcm").write_bytes(to_bytes(dataset(DEEP, BodyPartExamined="HAND")))
+    (tmp_path / "b.dcm").write_bytes(WHOLE[: len(WHOLE) // 2])
+    listing = Listing("table", tmp_path, rows, pd.DataFrame(columns=["path", "kind", "detail"]))
+    inventory = scan(listing, progress=False)
+    report = json.dumps(quality_report(listing, inventory)) + inventory.to_csv()
+    assert "its header says HAND, its data set WRIST" in report and "truncated" in report
+    assert "DICOM I;12" in report and not any(word in report for word in ("DOE", "SECRET"))

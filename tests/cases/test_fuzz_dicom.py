@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pytest
+from dicoms import dataset
 from harness import noise
 from test_fuzz import mutate_bytes, seeds, survives
 
@@ -17,7 +18,7 @@ from mura_utils.data.images import ImageFault, examine_image
 pydicom = pytest.importorskip("pydicom", minversion="3")
 from pydicom import uid  # noqa: E402
 
-NAME = "DOE^JANE"
+SECRETS = ("DOE", "SECRET")
 
 
 def files() -> list[bytes]:
@@ -30,15 +31,16 @@ def files() -> list[bytes]:
         uid.RLELossless,
         uid.JPEG2000Lossless,
     ):
-        header = pydicom.Dataset()
-        header.file_meta = pydicom.dataset.FileMetaDataset()
-        header.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-        header.SOPClassUID, header.SOPInstanceUID = uid.ComputedRadiographyImageStorage, "1.2.3"
-        header.PatientName = header.PatientID = NAME
-        header.WindowCenter, header.WindowWidth = [1500, 200], [3000, 400]
-        header.RescaleSlope, header.RescaleIntercept = 1, 0
-        header.BodyPartExamined, header.PatientAge = "WRIST", "034Y"
-        header.set_pixel_data(noise().astype(np.uint16) * 16, "MONOCHROME1", 12)
+        header = dataset(
+            noise().astype(np.uint16) * 16,
+            "MONOCHROME1",
+            WindowCenter=[1500, 200],
+            WindowWidth=[3000, 400],
+            RescaleSlope=1,
+            RescaleIntercept=0,
+            BodyPartExamined="WRIST",
+            PatientAge="034Y",
+        )
         if syntax.is_encapsulated:
             header.compress(syntax)
         header.file_meta.TransferSyntaxUID = syntax
@@ -59,10 +61,10 @@ def test_mutated_dicom(tmp_path):
             image, found = examine_image(path)
             ended["read"] += 1
             assert image.shape == (found.height, found.width) and image.dtype == np.uint8
-            assert NAME not in str(found.remarks)
+            assert not any(word in str(found.remarks) for word in SECRETS)
         except ImageFault as fault:
             ended["refused"] += 1
-            assert NAME not in str(fault)
+            assert not any(word in str(fault) for word in SECRETS)
         header_offers(path)
 
     for seed in seeds(1000, 80_000):
