@@ -199,7 +199,7 @@ def init(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG radiographs")],
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or DICOM radiographs")],
     run: Annotated[str, typer.Option(help="a run's name, or its folder")],
     out: Annotated[Path, typer.Option(help="folder for the overlays")] = Path(),
     method: Annotated[

@@ -62,7 +62,7 @@ def predict_images(
 
     Args:
         run: the name of a run or an ensemble, or the path of its folder.
-        images: PNG or JPEG files.
+        images: PNG, JPEG or DICOM files.
         out: folder of the overlays, made if need be.
         method: the heat-map to draw instead, a name in `explain.METHODS`, for
             (abnormal - normal) of the predicted body part.
@@ -282,7 +282,8 @@ def _targets(images: Sequence[Path], out: Path) -> list[Path]:
     folder = out.resolve()
     targets = []
     for path in images:
-        stem = os.fsencode(path.stem)[:_LONGEST_STEM].decode("utf-8", "ignore")
+        named = path.name if path.suffix[1:].isdigit() else path.stem  # a UID has no suffix
+        stem = os.fsencode(named)[:_LONGEST_STEM].decode("utf-8", "ignore")
         for number in itertools.count(1):
             name = f"{stem}_{number}_overlay.png" if number > 1 else f"{stem}_overlay.png"
             key = _file_key(folder / name)

@@ -15,7 +15,7 @@ import pytest
 from mura_tree import png
 from PIL import Image, PngImagePlugin
 
-from mura_utils.data import images
+from mura_utils.data import dicom, images, levels
 from mura_utils.data.images import (
     FAULTS,
     MAX_BYTES,
@@ -469,15 +469,20 @@ def test_the_page_on_images_states_the_numbers_and_kinds_of_the_code():
         "MIN_SIDE": [images.MIN_SIDE],
         "MAX_PIXELS": [images.MAX_PIXELS],
         "MAX_BYTES": [images.MAX_BYTES],
-        "MIN_LEVELS": [images.MIN_LEVELS],
-        "STRETCH_PERCENTILE": [images.STRETCH_PERCENTILE],
-        "STRETCH_MARGIN": [images.STRETCH_MARGIN],
+        "MIN_LEVELS": [levels.MIN_LEVELS],
+        "STRETCH_PERCENTILE": [levels.STRETCH_PERCENTILE],
+        "STRETCH_MARGIN": [levels.STRETCH_MARGIN],
         "INVERTED_BORDER": [images.INVERTED_BORDER],
         "INVERTED_MEDIANS": list(images.INVERTED_MEDIANS),
+        "MAX_INFLATED": [dicom.MAX_INFLATED],
+        "BORDER_LEVEL": [dicom.BORDER_LEVEL],
+        "BORDER_SHARE": [dicom.BORDER_SHARE],
+        "BORDER_AREA": [dicom.BORDER_AREA],
     }
     listed = Path(__file__).parents[1] / "notebooks" / "02_data_preprocessing.ipynb"
     for text in (page, listed.read_text(encoding="utf-8")):
         assert all(f"`{kind}`" in text for kind in (*FAULTS, *REMARKS))
+    assert all(f"`{kind}`" in page for kind in dicom.REMARKS)
 
 
 def test_what_can_be_shown_of_a_damaged_file_is_shown(tmp_path):

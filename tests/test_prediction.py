@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicoms import dataset, to_bytes
 from PIL import Image
 from small import CLASSES as TWO_CLASSES
 from small import experiment, vivid
@@ -115,6 +116,23 @@ def test_the_overlay_is_the_taught_map_where_masks_taught_one(radiograph, tmp_pa
     with pytest.raises(UserError, match=r"no map 'attention_1' of .*: give --map one of att"):
         predict_images(settings.name, [gray], tmp_path / "refused", "attention_1")
     assert not list((tmp_path).glob("refused/*"))
+
+
+def test_dicom_is_answered_as_the_png_of_its_pixels(run, radiograph, tmp_path):
+    pytest.importorskip("pydicom", minversion="3")
+    paths = [tmp_path / "image.png", tmp_path / "1.2.840.4711", tmp_path / "1.2.840.4712"]
+    Image.fromarray(radiograph).save(paths[0])
+    paths[1].write_bytes(to_bytes(dataset(255 - radiograph, "MONOCHROME1")))
+    paths[2].write_bytes(
+        to_bytes(dataset(np.stack([radiograph] * 2), WindowWidth=0, WindowCenter=0))
+    )
+    png, *others = predict_images(run, paths, tmp_path / "out")
+    for dicom, path in zip(others, paths[1:], strict=True):
+        assert dicom["probabilities"] == png["probabilities"]
+        assert Path(dicom["overlay"]).name == f"{path.name}_overlay.png"
+        assert "DOE" not in str(dicom)
+    assert others[0]["remarks"] == []
+    assert [remark["kind"] for remark in others[1]["remarks"]] == ["several-frames", "window"]
 
 
 def test_nothing_is_loaded_or_written_when_anything_is_refused(

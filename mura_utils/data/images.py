@@ -1,4 +1,4 @@
-"""Read radiographs: any PNG or JPEG to a gray uint8 array, or one sentence on why not.
+"""Read radiographs: any PNG, JPEG or DICOM to a gray uint8 array, or one sentence on why not.
 
 Each file is opened once: its bytes are hashed and decoded from memory. The content decides what a
 file is, never its suffix. EXIF orientation is applied nowhere, neither to pixels nor to sizes, as
@@ -20,6 +20,16 @@ from PIL import ExifTags, Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from mura_utils.data import dicom
+from mura_utils.data.dicom_pixels import Refused
+from mura_utils.data.levels import (
+    PERCENT,
+    count_levels,
+    lack_of_content,
+    luma,
+    percentile,
+    stretch,
+)
 from mura_utils.errors import UserError
 
 # Both warn of metadata that they cannot read (EXIF, APNG). No pixel depends on it, and a file whose
@@ -41,17 +51,6 @@ MAX_PIXELS = 89_478_485
 MAX_BYTES = 256 * 2**20
 """Bytes: larger files are not read. `MAX_PIXELS` fit into it uncompressed as RGB or 16-bit gray."""
 
-MIN_LEVELS = 8
-"""Of 256 gray levels: what spans fewer of them from the 1st to the 99th percentile is uniform.
-FracAtlas spans 69 at least, and phantoms 155."""
-
-STRETCH_PERCENTILE = 0.5
-"""Percent of the pixels at each end of a deep image that may be markers or dead pixels."""
-
-STRETCH_MARGIN = 0.1
-"""A deep image is stretched from its percentiles widened by this share of their distance: less
-would saturate bone, more would darken an image with a marker."""
-
 INVERTED_BORDER = 0.1
 """Width of the border in which background is looked for, as a share of the shorter side."""
 
@@ -59,7 +58,7 @@ INVERTED_MEDIANS = (0.5, 0.55)
 """An image is inverted if its median and its border's median lie at least so far up from the 1st
 to the 99th percentile."""
 
-_PERCENT = 1  # that are left out at each end, where the range of the gray levels is meant
+_NO_MEMORY = "there is not enough memory to decode it"
 
 # The first bytes of a file of that format, and the bytes that end a complete one.
 _SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
@@ -73,7 +72,6 @@ _READERS = {"PNG": PngImageFile, "JPEG": JpegImageFile}
 # Of 16-bit color Pillow keeps the high byte of each sample. The decoder for the other byte order
 # takes the low one, and RGBA takes gray and alpha byte by byte.
 _LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
-_LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601 in 65536ths, as Pillow has it
 
 _NOT_FILES = (
     (stat.S_ISDIR, "a folder"),
@@ -109,10 +107,11 @@ class Inspection:
     Attributes:
         width, height: pixels, as stored.
         mode: PIL's mode of the image as stored ("L", "RGB", "I;16", ...); "RGB;16", "RGBA;16" and
-            "LA;16" for 16-bit color, which PIL has no mode for.
+            "LA;16" for 16-bit color, which PIL has no mode for; for DICOM, see `dicom.Picture`.
         sha256: of the file's bytes, hexadecimal.
         mean, std: of the gray uint8 image, 0 to 255.
-        remarks: what is odd about a usable file, from kind (of `REMARKS`) to detail.
+        remarks: what is odd about a usable file, from kind (of `REMARKS` or
+            `dicom.REMARKS`) to detail.
     """
 
     width: int
@@ -125,20 +124,20 @@ class Inspection:
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """Read a PNG or JPEG as a gray image, in the stored orientation.
+    """Read a PNG, JPEG or DICOM file as a gray image, in the stored orientation.
 
     Color becomes luma (ITU-R 601, as PIL and Keras compute it) and alpha is dropped. 8-bit gray
     levels stay as they are. An image of 16 bits, gray or color, is stretched linearly to 0..255
     from its 0.5th to its 99.5th percentile, each moved outwards by a tenth of their distance but
     never beyond minimum and maximum; what lies outside is clipped. One saturated marker would else
-    turn the picture black.
+    turn the picture black. DICOM is shown as its header asks, see `dicom.decode`.
 
     Returns:
         `(H, W)` uint8, 0 to 255.
 
     Raises:
-        ImageFault: the file is missing, empty, damaged, too small or too large, neither PNG nor
-            JPEG, or shows nothing.
+        ImageFault: the file is missing, empty, damaged, too small or too large, neither PNG,
+            JPEG nor DICOM, or shows nothing.
     """
     return read_hashed_image(path)[0]
 
@@ -231,38 +230,35 @@ def _read_bytes(path: Path | str) -> bytes:
 
 def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, np.ndarray, str, dict[str, str]]:
     """Decode to (gray image, its histogram, mode as stored, remarks by kind)."""
+    suffix = Path(path).suffix.lower()
     format_ = next((name for name, head in _SIGNATURES.items() if data.startswith(head)), None)
+    if format_ is None and dicom.is_dicom(data):
+        return _decode_dicom(path, data, suffix)
     if format_ is None:
-        raise ImageFault(path, "wrong-format", "its content is neither PNG nor JPEG")
+        nor = ", nor is it DICOM" if suffix in dicom.SUFFIXES else ""
+        raise ImageFault(path, "wrong-format", f"its content is neither PNG nor JPEG{nor}")
     remarks = {}
-    suffix = Path(path).suffix
-    if suffix.lower() not in _SUFFIXES[format_]:
-        remarks["suffix-mismatch"] = f"{format_} content under the suffix '{suffix}'"
+    if suffix not in _SUFFIXES[format_]:
+        remarks["suffix-mismatch"] = f"{format_} content under the suffix '{Path(path).suffix}'"
     try:
         with _READERS[format_](io.BytesIO(data)) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                size = f"it has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}"
-                raise ImageFault(path, "unreadable", size)
-            if min(width, height) < MIN_SIDE:
-                size = f"{width} x {height} pixels, and a side below {MIN_SIDE} shows no bone"
-                raise ImageFault(path, "too-small", size)
+            _require_size(path, *image.size)
             if getattr(image, "n_frames", 1) > 1 or "mp" in image.info:
                 remarks["several-frames"] = "it holds several images; the first is read"
             rawmode = image.tile[0].args if image.tile else ""
             mode = rawmode[:-1] if rawmode in _LOW_BYTES else image.mode
             gray = _levels(image, data, rawmode)
             remarks |= _remark_orientation(image)
-            histogram = _histogram(gray)
+            histogram = count_levels(gray)
             _require_content(path, image, histogram)
             if gray.dtype != np.uint8:
-                gray, clipped = _stretch(gray, histogram)
-                histogram, remarks = _histogram(gray), remarks | clipped
+                gray, clipped = stretch(gray, histogram)
+                histogram, remarks = count_levels(gray), remarks | clipped
             return gray, histogram, mode, remarks
     except ImageFault:
         raise
     except MemoryError as error:
-        raise ImageFault(path, "unreadable", "there is not enough memory to decode it") from error
+        raise ImageFault(path, "unreadable", _NO_MEMORY) from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if "truncated" in text or not _is_ended(data, format_):
@@ -271,6 +267,38 @@ def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, np.ndarray, str,
             text = text.replace("not identified by this driver", "no size, or no kind of pixels")
             text = f"its {format_} header cannot be read ({text})"
         raise ImageFault(path, "unreadable", text) from error
+
+
+def _decode_dicom(
+    path: Path | str, data: bytes, suffix: str
+) -> tuple[np.ndarray, np.ndarray, str, dict[str, str]]:
+    """As `_decode`."""
+    try:
+        header = dicom.read_header(data)
+        _require_size(path, header.Columns, header.Rows)
+        gray, mode, remarks = dicom.decode(header)
+    except ImageFault:
+        raise
+    except Refused as refused:
+        raise ImageFault(path, refused.kind, refused.detail) from refused
+    except MemoryError as error:
+        raise ImageFault(path, "unreadable", _NO_MEMORY) from error
+    except Exception as error:  # pydicom parses a value where it is asked for; its text quotes it
+        detail = f"its DICOM header cannot be read ({type(error).__name__})"
+        raise ImageFault(path, "unreadable", detail) from error
+    if any(suffix in others for others in _SUFFIXES.values()):  # those of DICOM are many
+        remarks |= {"suffix-mismatch": f"DICOM content under the suffix '{Path(path).suffix}'"}
+    return gray, count_levels(gray), mode, remarks
+
+
+def _require_size(path: Path | str, width: int, height: int) -> None:
+    """Refuse what its header says is too large, or too small, before a pixel is decoded."""
+    if width * height > MAX_PIXELS:
+        size = f"it has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}"
+        raise ImageFault(path, "unreadable", size)
+    if min(width, height) < MIN_SIDE:
+        size = f"{width} x {height} pixels, and a side below {MIN_SIDE} shows no bone"
+        raise ImageFault(path, "too-small", size)
 
 
 def _is_ended(data: bytes, format_: str) -> bool:
@@ -288,7 +316,7 @@ def _levels(image: Image.Image, data: bytes, rawmode: str) -> np.ndarray:
         if rawmode == "LA;16B":
             return low_bytes[..., 0].astype(np.uint16) << 8 | low_bytes[..., 1]
         samples = np.asarray(image)[..., :3].astype(np.uint32) << 8 | low_bytes[..., :3]
-        return ((samples @ _LUMA + 0x8000) >> 16).astype(np.uint16)
+        return luma(samples)
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("P", "CMYK"):
@@ -296,51 +324,16 @@ def _levels(image: Image.Image, data: bytes, rawmode: str) -> np.ndarray:
     return np.asarray(image.convert("L"))
 
 
-def _histogram(levels: np.ndarray) -> np.ndarray:
-    """Pixels by gray level: (256,) of a uint8 image, (65536,) of a uint16 one."""
-    if levels.dtype == np.uint8:
-        return np.array(Image.fromarray(levels).histogram())
-    return np.bincount(levels.ravel(), minlength=1 << 16)
-
-
-def _percentile(histogram: np.ndarray, percent: float) -> int:
-    """The lowest gray level that `percent` of the pixels do not exceed."""
-    return int(np.searchsorted(histogram.cumsum(), histogram.sum() * percent / 100))
-
-
 def _require_content(path: Path | str, image: Image.Image, histogram: np.ndarray) -> None:
     """Refuse an image that shows nothing, before a stretch makes a picture of its noise."""
-    low, high = (_percentile(histogram, percent) for percent in (_PERCENT, 100 - _PERCENT))
-    depth = max(256, 1 << high.bit_length())  # 12 bits are often stored as 16
-    if high - low >= MIN_LEVELS * depth / 256:
+    detail = lack_of_content(histogram)
+    if not detail:
         return
-    differ = f"differ by at most {high - low:,} of {depth:,} gray levels"
-    differ = differ if high > low else "have one gray level"
-    detail = f"{100 - 2 * _PERCENT}% of its pixels {differ}"
     if image.has_transparency_data:
         alpha = np.array(image.convert("RGBA").getchannel("A").histogram())
-        if _percentile(alpha, 100 - _PERCENT) - _percentile(alpha, _PERCENT) >= MIN_LEVELS:
+        if not lack_of_content(alpha):
             detail += "; its picture is in the alpha channel only"
     raise ImageFault(path, "uniform", detail)
-
-
-def _stretch(levels: np.ndarray, histogram: np.ndarray) -> tuple[np.ndarray, dict[str, str]]:
-    """Make a uint16 image uint8, as `read_image` says, with a remark where that clips much."""
-    present = np.flatnonzero(histogram)
-    least, most = int(present[0]), int(present[-1])
-    low = _percentile(histogram, STRETCH_PERCENTILE)
-    high = _percentile(histogram, 100 - STRETCH_PERCENTILE)
-    margin = STRETCH_MARGIN * (high - low)
-    low, high = max(least, low - margin), min(most, high + margin)
-    scaled = (np.arange(len(histogram)) - low) * (255 / (high - low))
-    gray = np.rint(scaled.clip(0, 255)).astype(np.uint8)[levels]
-    if most - least <= 2 * (high - low):
-        return gray, {}
-    detail = (
-        f"gray levels run from {least:,} to {most:,} and were clipped to {low:,.0f} to "
-        f"{high:,.0f}, where all but {STRETCH_PERCENTILE}% at each end lie"
-    )
-    return gray, {"clipped": detail}
 
 
 def _remark_orientation(image: Image.Image) -> dict[str, str]:
@@ -356,9 +349,9 @@ def _remark_orientation(image: Image.Image) -> dict[str, str]:
 def _remark_inverted(gray: np.ndarray, histogram: np.ndarray) -> dict[str, str]:
     """Background is dark in a radiograph, so its median is, and most of its border."""
     width = round(INVERTED_BORDER * min(gray.shape))
-    border = histogram - _histogram(gray[width:-width, width:-width])
-    low, high = (_percentile(histogram, percent) for percent in (_PERCENT, 100 - _PERCENT))
-    medians = [_percentile(histogram, 50), _percentile(border, 50)]
+    border = histogram - count_levels(gray[width:-width, width:-width])
+    low, high = (percentile(histogram, percent) for percent in (PERCENT, 100 - PERCENT))
+    medians = [percentile(histogram, 50), percentile(border, 50)]
     required = [low + share * (high - low) for share in INVERTED_MEDIANS]
     if any(median < least for median, least in zip(medians, required, strict=True)):
         return {}

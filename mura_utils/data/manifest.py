@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
+from mura_utils.data.dicom import remark_body_part
 from mura_utils.data.images import FAULTS, ImageFault, inspect_image
 from mura_utils.data.sources.listing import Listing
 from mura_utils.errors import UserError, shown
@@ -63,7 +64,7 @@ def scan(
             }
         )
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(partial(_measure, listing.root), rows["path"])
+        found = pool.map(partial(_measure, listing.root), rows["path"], rows["body_part"])
         bar = tqdm(
             found, desc="Reading images", total=len(rows), unit="image", disable=hide_bars(progress)
         )
@@ -207,13 +208,15 @@ def _cut(name: str, lines: Sequence[str], most: int) -> list[str]:
     return [*lines[:most], f"and {len(lines) - most:,} more {name} (--show 0 lists all)"]
 
 
-def _measure(root: Path, path: str) -> dict[str, Any]:
+def _measure(root: Path, path: str, body_part: str) -> dict[str, Any]:
     try:
         found = vars(inspect_image(root / path))
     except ImageFault as fault:
         return _UNREAD | {"fault": fault.kind, "detail": fault.detail}
-    remarks = json.dumps(found["remarks"]) if found["remarks"] else ""
-    return _UNREAD | found | {"remarks": remarks}
+    remarks = found["remarks"]
+    if found["mode"].startswith("DICOM"):
+        remarks |= remark_body_part(root / path, body_part)
+    return _UNREAD | found | {"remarks": json.dumps(remarks) if remarks else ""}
 
 
 def _pixels_read(inventory: pd.DataFrame) -> bool:
