@@ -1,4 +1,4 @@
-"""Data sets, each turned into the same rows: MURA v1.1, FracAtlas, and phantoms.
+"""Data sets, each turned into the same rows: MURA v1.1, FracAtlas, phantoms, and your own.
 
 A data set is one `Source`, which a module of this folder holds under the name ``SOURCE``.
 """
@@ -123,7 +123,8 @@ def _recognize(root: Path) -> str:
             raise UserError(f"{root} is a part of the data set in {parent}; give that folder.")
     raise UserError(
         f"{root} holds no data set that is known here: give the folder with MURA-v1.1/, with "
-        "FracAtlas' dataset.csv and images/, or with phantoms (phantoms.json)."
+        "FracAtlas' dataset.csv and images/, with phantoms (phantoms.json), or with a CSV file of "
+        "your own images (docs/your_data.md)."
     )
 
 

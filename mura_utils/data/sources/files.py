@@ -72,7 +72,7 @@ class Files:
 
 
 def walk_files(root: Path, folder: str) -> Files:
-    """Look at everything below `root / folder`, without opening a file.
+    """Look at everything below `root / folder` ("" for `root` itself), without opening a file.
 
     One pass of `os.scandir`: the type of an entry comes with its name, so only files are statted.
     Links are followed, but never into a folder that they lie in.
@@ -96,7 +96,7 @@ def walk_files(root: Path, folder: str) -> Files:
             unreadable[here] = reason_of(error)
             continue
         for entry in entries:
-            path = f"{here}/{entry.name}"
+            path = f"{here}/{entry.name}" if here else entry.name
             if not path.isascii() and path != printable(path):
                 misnamed.append(printable(path))
                 continue
