@@ -46,5 +46,7 @@ def test_a_source_of_ten_lines_is_recognized_listed_and_masked(source, tmp_path)
 
 def test_the_schema_takes_its_sources_from_the_records():
     schema = Experiment.model_json_schema()["properties"]["source"]
-    assert set(schema["enum"]) == {"auto", *SOURCES} == {"auto", "fracatlas", "mura", "phantom"}
-    assert {record.title for record in SOURCES.values()} == {"MURA", "FracAtlas", "phantom"}
+    names = {"fracatlas", "mura", "phantom", "table"}
+    assert set(schema["enum"]) == {"auto", *SOURCES} == {"auto", *names}
+    titles = {"MURA", "FracAtlas", "phantom", "own data"}
+    assert {record.title for record in SOURCES.values()} == titles

@@ -119,7 +119,7 @@ def _recognize(root: Path) -> str:
     if is_folder(root / TREE):
         return "mura"
     for parent in root.absolute().parents[:3]:
-        if _source_of(parent):
+        if _nested(parent):
             raise UserError(f"{root} is a part of the data set in {parent}; give that folder.")
     raise UserError(
         f"{root} holds no data set that is known here: give the folder with MURA-v1.1/, with "
