@@ -40,9 +40,9 @@ def find_files(cells: pd.Series, files: pd.Index) -> pd.Series:
     spellings = {spell: (written.map(spell), _unique(pictures, spell)) for spell in (_fold, _bare)}
     for wanted, on_disk in spellings.values():
         found = found.fillna(wanted.map(on_disk))
-    for wanted, on_disk in spellings.values():
-        if found.isna().all():
-            found = _elsewhere(wanted, on_disk)
+    if found.isna().all():
+        for wanted, on_disk in spellings.values():
+            found = found.fillna(_elsewhere(wanted, on_disk))
     for spell, (wanted, _) in spellings.items():
         names = _unique(pictures, lambda file, spell=spell: _name(spell(file)))
         found = found.fillna(wanted.where(~wanted.str.contains("/")).map(names))
