@@ -232,7 +232,7 @@ def evaluate(
     run: Annotated[str, typer.Option(help="a run's name, or its folder")] = "",
     data: Annotated[str, typer.Option(help="a data set's folder, or a name in data/")] = "",
     source: Annotated[
-        str, typer.Option(help="auto, mura, fracatlas, grazpedwri, phantom")
+        str, typer.Option(help="auto, mura, fracatlas, grazpedwri, phantom or table")
     ] = "auto",
     binary: Annotated[
         bool, typer.Option("--binary", help="only normal or abnormal, of all body parts")

@@ -34,17 +34,18 @@ def phantom(
 def check(
     folder: Annotated[str, typer.Argument(help="a folder, or a name in data/")],
     source: Annotated[
-        str, typer.Option(help="auto, mura, fracatlas, grazpedwri, phantom")
+        str, typer.Option(help="auto, mura, fracatlas, grazpedwri, phantom or table")
     ] = "auto",
     pixels: Annotated[bool, typer.Option(help="open every file, or only list them")] = True,
     show: Annotated[int, typer.Option(help="lines for each kind of finding; 0: all", min=0)] = 10,
 ) -> None:
-    """Say what a data folder holds, which files a run would exclude, and what is odd.
+    """Say what a data folder holds, what a run would exclude, what is odd, and how to split it.
 
     Status 1 when no listed image can be used.
     """
     from mura_utils.data.manifest import admit, format_report, quality_report, scan
     from mura_utils.data.sources import open_source
+    from mura_utils.data.splits import leak_free
 
     listing = open_source(data_folder(folder), source)
     typer.echo(listing)
@@ -52,7 +53,8 @@ def check(
     report = quality_report(listing, inventory)
     typer.echo(json.dumps(report["counts"], indent=2))
     typer.echo(format_report(report, show))
-    admit(inventory)
+    for sentence in leak_free(admit(inventory), listing.has_patients):
+        typer.echo(sentence)
 
 
 def data_folder(name: str) -> Path:

@@ -2,7 +2,8 @@
 
 What is a number or a truth value follows YAML 1.2, as people expect it: ``1e-5`` is a number;
 ``no``, ``on``, ``12:30`` and ``2024-01-01`` are text. PyYAML's own reader follows YAML 1.1, where
-it is the other way round. A value is text, a number, true, false, null or a flat list of these.
+it is the other way round. A value is text, a number, true, false, null, a flat list of these, or
+names with such a list each: ``{ARM: [FOREARM, HUMERUS]}``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mura_utils.paths import write_text
 SCIENTIFIC = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+"
 """Numbers that readers of YAML 1.1, papermill's among them, may take for text."""
 
+_NO_VALUE = "a value is text, a number, true, false, a list of these, or names with a list each"
 _LARGEST = 100_000  # bytes; every parameter with a comment takes 5,000
 _TAG = "tag:yaml.org,2002:"
 _TRUTH = {"true": True, "false": False}
@@ -189,9 +191,21 @@ def _choices(node: yaml.Node) -> list[Any]:
 
 
 def _value(node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+        return _lists(node)
     if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
         return [_scalar(item) for item in node.value]
     return _scalar(node)
+
+
+def _lists(node: yaml.MappingNode) -> dict[Any, list[Any]]:
+    """Names with a list each."""
+    if not all(isinstance(item, yaml.SequenceNode) for _, item in node.value):
+        raise _Unreadable(_NO_VALUE)
+    found = {_scalar(name): _value(item) for name, item in node.value}
+    if len(found) < len(node.value):
+        raise _Unreadable("it gives a name twice: keep one of them")
+    return found
 
 
 def _scalar(node: yaml.Node) -> Any:
@@ -199,4 +213,4 @@ def _scalar(node: yaml.Node) -> Any:
     if isinstance(node, yaml.ScalarNode) and kind in _PLAIN:
         with contextlib.suppress(ValueError, KeyError):  # of a tag such as !!int before text
             return _PLAIN[kind][2](node.value)
-    raise _Unreadable("a value is text, a number, true, false, or a list of these")
+    raise _Unreadable(_NO_VALUE)

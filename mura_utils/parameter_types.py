@@ -68,6 +68,15 @@ def _body_parts(parts: list[str]) -> list[str]:
     return capitals
 
 
+def _merged(merge: dict[str, list[str]]) -> dict[str, list[str]]:
+    joined = {name.upper(): sorted(map(str.upper, parts)) for name, parts in sorted(merge.items())}
+    names = [part for parts in joined.values() for part in parts]
+    blank = not all(text.strip() for text in [*joined, *names])
+    if blank or len(joined) < len(merge) or len(set(names)) < len(names) or [] in merge.values():
+        raise ValueError("give each new name its body parts, and name each of these once")
+    return joined
+
+
 def _fractions(fractions: list[float]) -> list[float]:
     if len(fractions) != 3 or min(fractions) < 0.001 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError("give three positive shares that sum to 1, each 0.001 or more")
@@ -110,6 +119,7 @@ PathText = Annotated[str, AfterValidator(_path)]
 OptionalPath = Annotated[str, AfterValidator(lambda text: text and _path(text))]
 Weights = Annotated[PathText, AfterValidator(_weights)]
 BodyParts = Annotated[list[str], AfterValidator(_body_parts)]
+Merge = Annotated[dict[str, list[str]], AfterValidator(_merged)]
 Fractions = Annotated[list[Number], AfterValidator(_fractions)]
 Poolings = Annotated[
     list[Annotated[Literal["average", "max", "lse", "attention"], AnyCase]],

@@ -21,6 +21,7 @@ from mura_utils.parameter_types import (
     Counts,
     FolderName,
     Fractions,
+    Merge,
     Number,
     OnOff,
     OptionalPath,
@@ -95,8 +96,19 @@ class Data(Section):
     body_parts: BodyParts = _parameter(
         [], "02", "the body parts to admit, such as [ELBOW, WRIST]; without any: all"
     )
+    exclude: BodyParts = _parameter([], "02", "body parts to leave out, such as [FINGER]")
+    merge: Merge = _parameter(
+        {}, "02", "body parts that become one, such as {ARM: [FOREARM, HUMERUS]}"
+    )
 
     def conditions(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
+        merged = {part for parts in self.merge.values() for part in parts}
+        both = ", ".join(sorted({*self.body_parts} & {*self.exclude}))
+        gone = ", ".join(sorted(merged & {*self.exclude}))
+        absent = ", ".join(sorted(merged - {*self.body_parts})) if self.body_parts else ""
+        yield not both, f"body_parts and exclude both name {shown(both)}: take it out of one"
+        yield not gone, f"merge and exclude both name {shown(gone)}: take it out of one"
+        yield not absent, f"merge names {shown(absent)}, which body_parts does not admit: add it"
         yield (
             self.read_pixels or not self.exclude_duplicates,
             "exclude_duplicates = True needs read_pixels = True: they are found by content",

@@ -131,6 +131,34 @@ def test_only_the_body_parts_that_are_asked_for_are_admitted(tmp_path):
         admit(inventory, body_parts=["wrist"])
 
 
+def test_body_parts_are_left_out_and_merged(tmp_path):
+    inventory = scan(write(tmp_path), progress=False)
+    inventory["body_part"] = ["ELBOW"] * 3 + ["WRIST"] * 2 + ["hip"] * 3
+    kept = admit(inventory, exclude=["elbow", "HIP"])
+    assert kept["body_part"].tolist() == ["WRIST"] * 2
+    merged = admit(inventory, exclude=["WRIST"], merge={"LIMB": ["ELBOW", "HIP"]})
+    assert set(merged["label"]) == {"Abnormal-LIMB", "Normal-LIMB"}
+    assert set(merged["body_part"]) == {"LIMB"}
+    assert merged["path"].tolist() == inventory["path"].drop([3, 4]).tolist()
+    named = admit(inventory, merge={"HIP": ["hip", "WRIST"]})
+    assert named["body_part"].tolist() == ["ELBOW"] * 3 + ["HIP"] * 5
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"exclude": ["FOOT"]}, r"^exclude: no image is of 'FOOT'; .* has HAND, WRIST\."),
+        ({"merge": {"ARM": ["HAND", "FOOT"]}}, r"^merge: no image is of 'FOOT'; this data set has"),
+        ({"merge": {"WRIST": ["HAND"]}}, "^merge: WRIST is a body part of this data set: list it"),
+        ({"exclude": ["HAND", "WRIST"]}, "^exclude: it leaves no body part of this data set"),
+    ],
+)
+def test_body_parts_that_cannot_be_left_out_or_merged_are_named(tmp_path, parameters, message):
+    inventory = scan(write(tmp_path), read_pixels=False)
+    with pytest.raises(UserError, match=message):
+        admit(inventory, **parameters)
+
+
 def test_duplicates_are_looked_for_among_the_body_parts_that_are_admitted(tmp_path):
     inventory = scan(write(tmp_path, {0: png(100), 7: png(100)}), progress=False)
     inventory["body_part"] = ["ELBOW"] * 4 + ["WRIST"] * 4

@@ -46,7 +46,7 @@ def test_a_source_of_ten_lines_is_recognized_listed_and_masked(source, tmp_path)
 
 def test_the_schema_takes_its_sources_from_the_records():
     schema = Experiment.model_json_schema()["properties"]["source"]
-    names = {"fracatlas", "grazpedwri", "mura", "phantom"}
+    names = {"fracatlas", "grazpedwri", "mura", "phantom", "table"}
     assert set(schema["enum"]) == {"auto", *SOURCES} == {"auto", *names}
-    titles = {"FracAtlas", "GRAZPEDWRI-DX", "MURA", "phantom"}
+    titles = {"FracAtlas", "GRAZPEDWRI-DX", "MURA", "phantom", "own data"}
     assert {record.title for record in SOURCES.values()} == titles

@@ -6,7 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mura_utils.data.splits import PROTOCOLS, compare_protocols, leakage, leakage_table, split
+from mura_utils.data.splits import (
+    PROTOCOLS,
+    compare_protocols,
+    leak_free,
+    leakage,
+    leakage_table,
+    split,
+)
 from mura_utils.errors import UserError
 
 LABELS = ["Abnormal-ELBOW", "Abnormal-WRIST", "Normal-ELBOW", "Normal-WRIST"]
@@ -129,6 +136,29 @@ def test_a_single_class_is_nothing_to_tell_apart():
 def test_official_protocol_without_official_lists_says_what_to_use():
     with pytest.raises(UserError, match="use the protocol 'patient'"):
         split(make_manifest().assign(official_split=""), "official-patient")
+
+
+def test_official_lists_that_share_a_patient_are_refused_by_patient_and_counted_by_image():
+    manifest = make_manifest()
+    manifest.loc[manifest["patient"] == "patient00400", "patient"] = "patient00007"
+    with pytest.raises(UserError, match=r"^1 patient.* \(patient00007 is the first\).*'patient'"):
+        split(manifest, "official-patient")
+    leaks = leakage(manifest, split(manifest, "official-image"))["pairs"]
+    assert leaks["train-test"]["patients"] + leaks["validation-test"]["patients"] > 0
+
+
+def test_leak_free_protocols_are_named_and_others_say_why_not():
+    official = leak_free(make_manifest(), has_patients=True)
+    assert official[0].endswith("images of 460 patients can be split.")
+    assert [line.split(",")[0] for line in official[1:]] == [
+        "Leak-free split: protocol = official-patient",
+        "Leak-free split: protocol = patient",
+    ]
+    unknown, possible = leak_free(make_manifest().assign(official_split=""), has_patients=False)
+    assert unknown.endswith("no split of them can be shown to be free of leaks.")
+    assert possible.startswith("Possible split: protocol = patient")
+    few = leak_free(make_manifest(patients=1, valid_patients=0), has_patients=True)
+    assert few[-1].startswith("Not protocol = patient: ")
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ FUZZ = settings(
 
 # --- the edges ----------------------------------------------------------------------------------
 
+PARTS = ("ELBOW", "WRIST")
 SCHEMA = Experiment.model_json_schema()["properties"]
 
 # What the schema does not say, or a test has no time for.
@@ -61,6 +62,8 @@ EDGES = {
     "name": ["a", "Z" * 200, "con-1"],
     "data_dir": ["a", "é" * 127, "b/" * 1999, " . "],
     "body_parts": [[], ["elbow"], ["Wrist", "ELBOW"]],
+    "exclude": [[], ["Elbow"]],
+    "merge": [{}, {"limb": ["Elbow", "wrist"]}, {"Arm": ["WRIST"]}],
     "fractions": [[0.998, 0.001, 0.001], [0.001, 0.998, 0.001], [1 / 3, 1 / 3, 1 / 3]],
     "image_size": [32, 33, 63],  # up to 4096: see below
     "backbone": ["mobilenet"] * 4 + ["densenet121", "efficientnet_lite0", "mobilenetv3small"],
@@ -113,6 +116,11 @@ def settle(values: dict) -> dict:
     if values["schedule"] == "plateau":
         values["warmup_epochs"] = 0
         values["min_learning_rate"] = min(values["min_learning_rate"], values["learning_rate"])
+    admitted = {part.upper() for part in values["body_parts"] or PARTS}
+    values["exclude"] = [part for part in values["exclude"] if not values["body_parts"]]
+    admitted -= {part.upper() for part in values["exclude"]}
+    merged = {part.upper() for parts in values["merge"].values() for part in parts}
+    values["merge"] = values["merge"] if merged <= admitted else {}
     values["read_pixels"] |= values["exclude_duplicates"]
     values["warmup_epochs"] = min(values["warmup_epochs"], values["epochs"] - 1)
     values["dropout"] = [values["dropout"]] * (5 if values["head"] == "attention" else 1)
@@ -134,7 +142,7 @@ COVERING = covering()
 
 SETTLED = {
     *("alpha", "weights", "unfreeze", "dropout", "min_learning_rate", "warmup_epochs"),
-    *("class_weights", "feature_strides"),
+    *("class_weights", "feature_strides", "exclude", "merge"),
 }
 
 
@@ -145,7 +153,7 @@ def test_every_edge_is_among_the_fixed_experiments():
 
 # --- what is run --------------------------------------------------------------------------------
 
-PARTS, LABELS = ("ELBOW", "WRIST"), ("Abnormal", "Normal")
+LABELS = ("Abnormal", "Normal")
 
 
 def inventory() -> pd.DataFrame:
@@ -169,7 +177,8 @@ def pixels(rows: pd.DataFrame, size: int) -> np.ndarray:
 
 def prepare(experiment: Experiment) -> pd.DataFrame:
     """Notebooks 01 to 04 in small; returns the manifest with its splits."""
-    chosen = admit(inventory(), experiment.exclude_duplicates, experiment.body_parts)
+    parts = experiment.body_parts, experiment.exclude, experiment.merge
+    chosen = admit(inventory(), experiment.exclude_duplicates, *parts)
     chosen = chosen.merge(
         split(chosen, experiment.protocol, experiment.fractions, experiment.split_seed)
     )
@@ -334,7 +343,10 @@ def test_any_text_is_a_mapping_of_plain_values_or_refused_in_one_line(tmp_path_f
     try:
         for name, value in read_parameters(path).items():
             assert isinstance(name, str)
-            assert all(isinstance(v, plain) for v in (value if type(value) is list else [value]))
+            for entry in value.values() if type(value) is dict else [value]:
+                assert all(
+                    isinstance(v, plain) for v in (entry if type(entry) is list else [entry])
+                )
     except UserError as error:
         refused_in_one_line(error)
     for assignment in (text, f"epochs={text}", f"name={text}"):

@@ -58,6 +58,15 @@ NUMBERS = {
     "phantom_patients": (79, 100_000),
     "phantom_seed": (-1, 2**32),
     "phantom_label_noise": (-1e-9, 0.51),
+    "exclude": ([""], ["HAND", "hand"]),
+    "merge": (
+        {"ARM": []},
+        {" ": ["HAND"]},
+        {"ARM": [" "]},
+        {"ARM": ["HAND", "hand"]},
+        {"ARM": ["HAND"], "LEG": ["Hand"]},
+        {"ARM": ["HAND"], "arm": ["FOOT"]},
+    ),
     "split_seed": (-1, 2**32),
     "image_size": (31, 4097),
     "rotation_range": (-1e-9, 360.1),
@@ -120,7 +129,8 @@ def test_numbers_are_finite_and_no_text(value):
 
 def test_every_number_has_bounds_that_are_tested():
     fields = Experiment.model_json_schema()["properties"]
-    bounded = {n for n, f in fields.items() if f.get("type") in ("integer", "number", "array")}
+    kinds = ("integer", "number", "array", "object")
+    bounded = {name for name, field in fields.items() if field.get("type") in kinds}
     assert bounded - {"fractions", "body_parts"} == NUMBERS.keys()
 
 
@@ -151,6 +161,11 @@ def test_every_number_has_bounds_that_are_tested():
         ({"body_parts": ["ELBOW", "elbow"]}, r"body_parts = .*: name each body part once"),
         ({"body_parts": [" "]}, "name each body part once"),
         ({"body_parts": "ELBOW"}, r"body_parts = 'ELBOW': .*list"),
+        ({"body_parts": ["HAND"], "exclude": ["Hand"]}, "body_parts and exclude both name 'HAND'"),
+        ({"exclude": ["HIP"], "merge": {"A": ["hip"]}}, "merge and exclude both name 'HIP': take"),
+        ({"body_parts": ["HIP"], "merge": {"A": ["LEG"]}}, "'LEG', which body_parts does not adm"),
+        ({"merge": {"ARM": "HAND"}}, r"merge\[ARM\] = 'HAND': .*list"),
+        ({"merge": [["HAND"]]}, r"merge = \[\['HAND'\]\]: .*dictionary"),
         ({"name": ""}, "a letter or a digit first"),
         ({"name": ".demo"}, "a letter or a digit first"),
         ({"name": "a" * 201}, "at most 200 characters"),
@@ -203,6 +218,7 @@ def test_a_sentence_is_one_short_line_whatever_the_value(changes):
         ({"learning_rate": "1e-5"}, 1e-5),  # and from `learning_rate: 1e-5`
         ({"threshold": 1}, 1.0),
         ({"body_parts": ["wrist", "Elbow"]}, ["ELBOW", "WRIST"]),
+        ({"merge": {"leg": ["b"], "Arm": ["Y", "x"]}}, {"ARM": ["X", "Y"], "LEG": ["B"]}),
     ],
 )
 def test_harmless_spellings_are_taken_and_one_is_kept(changes, kept):
@@ -248,6 +264,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path):
         ("a: '1e-5'\nb: \"3\"\nc: 1e\nd: e5", ["1e-5", "3", "1e", "e5"]),
         ("a: [1, 1e-1, x]\nb: []\nc:\n- no", [[1, 0.1, "x"], [], ["no"]]),
         ("\ufeffa: 1", [1]),
+        ("a: {ARM: [x, 1]}\nb: {}\nc:\n  no:\n  - 1", [{"ARM": ["x", 1]}, {}, {"no": [1]}]),
         ("a: &x [1, 2]\nb: *x", [[1, 2], [1, 2]]),
         ("a: " + "9" * 5000, ["9" * 5000]),
     ],
@@ -270,6 +287,9 @@ def test_values_are_those_of_yaml_1_2(tmp_path, text, expected):
         ("base: &b {a: 1}\n<<: *b", "line 1: base: a value is text, a number"),
         ("epochs: {a: 1}", "line 1: epochs: a value is text"),
         ("epochs: [[1]]", "line 1: epochs: a value is text"),
+        ("merge: {a: [{b: 1}]}", "line 1: merge: a value is text"),
+        ("merge: {a: [b], a: [c]}", "line 1: merge: it gives a name twice"),
+        ("merge: {[a]: [b]}", "line 1: merge: a value is text"),
         ("epochs: &a [*a]", "line 1: epochs: a value is text"),
         ("epochs: !!int many", "line 1: epochs: a value is text"),
         ("epochs: !!python/object:os.system 1", "line 1: epochs: a value is text"),

@@ -116,6 +116,14 @@ def test_internal_numbers_are_of_the_same_body_parts(run, tree, tmp_path, said):
     assert "Internal: only HAND" in said()
 
 
+def test_body_parts_that_the_run_has_merged_are_merged(run, tree, tmp_path, said):
+    run(classes=["Abnormal-LIMB", "Normal-LIMB"], splits=["test"] * 8, merge={"LIMB": ["HAND"]})
+    out = evaluate_run("mine", tree, out=tmp_path / "out", progress=False)
+    found = read_table(out / "predictions.csv")
+    assert set(found["body_part"]) == {"LIMB"} and len(found) == 4
+    assert "As in mine, HAND count as LIMB." in said()
+
+
 def test_without_a_common_body_part_only_the_binary_question_remains(run, tree, tmp_path, said):
     run(classes=KNEES)
     with pytest.raises(UserError, match=r"knows KNEE, and .* has HAND, WRIST: .*--binary") as error:

@@ -31,6 +31,18 @@ def test_confusion_matrix_annotates_counts_and_colors_row_shares(parts):
     assert counts.axes[0].collections[0].get_array()[0, :2].tolist() == [1, 3]
 
 
+def test_two_classes_of_any_body_part_are_named_in_level_lines():
+    names = ["Abnormal-LOWER LEG", "Normal-LOWER LEG"]
+    (ax, _) = plotting.confusion_matrix(np.eye(2, dtype=int), names).axes
+    assert {label.get_rotation() for label in ax.get_yticklabels()} == {0}
+
+
+def test_long_body_parts_stay_in_their_panels():
+    curves = dict.fromkeys(classes(["ACROMIOCLAVICULAR JOINT, LEFT", *SEVEN]))
+    fig = plotting.roc_curves(curves, None, None)
+    assert "ACROMIOCLAVICULAR JOINT,\nLEFT" in [ax.get_title(loc="left") for ax in fig.axes]
+
+
 @pytest.mark.parametrize(("parts", "panels"), [(FOUR, 5), (SEVEN, 8)])
 def test_roc_has_a_panel_a_body_part_and_names_absent_classes(parts, panels):
     curves = {label: {"fpr": [0, 0, 1], "tpr": [0, 1, 1], "auc": 0.987} for label in classes(parts)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from mura_utils.data.dicom import remark_body_part
 from mura_utils.data.images import FAULTS, ImageFault, inspect_image
 from mura_utils.data.sources.listing import Listing
 from mura_utils.errors import UserError, shown
+from mura_utils.labels import join
 from mura_utils.terminal import hide_bars
 
 _UNREAD = {
@@ -73,7 +74,11 @@ def scan(
 
 
 def admit(
-    inventory: pd.DataFrame, exclude_duplicates: bool = False, body_parts: Sequence[str] = ()
+    inventory: pd.DataFrame,
+    exclude_duplicates: bool = False,
+    body_parts: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    merge: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Take the usable rows of an inventory: the manifest.
 
@@ -82,17 +87,19 @@ def admit(
         exclude_duplicates: of identical files keep only the first, official valid before train, so
             that the test set stays whole.
         body_parts: the ones to keep, in any case; without any, all.
+        exclude: the ones to leave out.
+        merge: new names, each with those of the others that become one body part under it.
 
     Raises:
-        UserError: nothing is usable, there is no image of one of `body_parts`, or duplicates are
-            to be left out but no file was read.
+        UserError: nothing is usable, there is no image of a body part that is named, a new name is
+            one that the data set has, or duplicates are to be left out but no file was read.
 
     Example:
         >>> faults = {"path": ["a.png", "b.png"], "fault": ["", "truncated"]}
         >>> admit(pd.DataFrame(faults))["path"].tolist()
         ['a.png']
     """
-    listed = _of_body_parts(inventory, body_parts)
+    listed = _of_body_parts(inventory, body_parts, exclude, merge or {})
     admitted = listed[listed["fault"] == ""]
     if admitted.empty:
         which = f" of {', '.join(body_parts)}" if body_parts else ""
@@ -106,20 +113,55 @@ def admit(
         test_first = admitted["official_split"].ne("valid").sort_values(kind="stable").index
         admitted = admitted.loc[test_first].drop_duplicates("sha256").sort_index()
     judged = ["fault", "detail", "remarks"]
-    return admitted.drop(columns=judged, errors="ignore").reset_index(drop=True)
+    manifest = admitted.drop(columns=judged, errors="ignore").reset_index(drop=True)
+    return merge_body_parts(manifest, merge or {})
 
 
-def _of_body_parts(inventory: pd.DataFrame, body_parts: Sequence[str]) -> pd.DataFrame:
-    if not body_parts:
+def merge_body_parts(images: pd.DataFrame, merge: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Give images of several body parts one new body part, in the columns body_part and label.
+
+    Example:
+        >>> images = pd.DataFrame({"body_part": ["HAND", "HUMERUS"], "abnormality": "Normal"})
+        >>> merge_body_parts(images, {"ARM": ["HUMERUS", "FOREARM"]})["label"].tolist()
+        ['Normal-HAND', 'Normal-ARM']
+    """
+    if not merge:
+        return images
+    names = {part.upper(): name for name, parts in merge.items() for part in parts}
+    body_part = images["body_part"].str.upper().map(names).fillna(images["body_part"])
+    label = [*map(join, images["abnormality"], body_part)]
+    return images.assign(body_part=body_part, label=label)
+
+
+def _of_body_parts(
+    inventory: pd.DataFrame,
+    body_parts: Sequence[str],
+    exclude: Sequence[str],
+    merge: Mapping[str, Sequence[str]],
+) -> pd.DataFrame:
+    """The rows of the wanted body parts, all of which the data set has."""
+    if not (body_parts or exclude or merge):
         return inventory
     held = inventory["body_part"].str.upper()
-    wanted = {part.upper() for part in body_parts}
-    if unknown := sorted(wanted - set(held)):
-        raise UserError(
-            f"body_parts: no image is of {shown(', '.join(unknown))}; this data set has "
-            f"{', '.join(sorted(set(held)))}."
-        )
-    return inventory[held.isin(wanted)]
+    merged = [part for parts in merge.values() for part in parts]
+    named = {"body_parts": body_parts, "exclude": exclude, "merge": merged}
+    for parameter, parts in named.items():
+        if unknown := sorted({part.upper() for part in parts} - set(held)):
+            raise UserError(
+                f"{parameter}: no image is of {shown(', '.join(unknown))}; this data set has "
+                f"{', '.join(sorted(set(held)))}."
+            )
+    for name, parts in merge.items():
+        if name.upper() in set(held) - {part.upper() for part in parts}:
+            raise UserError(
+                f"merge: {name} is a body part of this data set: list it among those that become "
+                f"{name}, or give another name."
+            )
+    kept = held.isin([part.upper() for part in body_parts]) if body_parts else held.notna()
+    kept &= ~held.isin([part.upper() for part in exclude])
+    if not kept.any():
+        raise UserError("exclude: it leaves no body part of this data set: take one out of it.")
+    return inventory[kept]
 
 
 def quality_report(listing: Listing, inventory: pd.DataFrame) -> dict[str, Any]:

@@ -49,8 +49,9 @@ def split(
 
     Raises:
         UserError: an unknown protocol, fractions that are not three positive shares of 1, an
-            official protocol on data without official lists, a single class, or a class that cannot
-            be in every split (the sentence names it).
+            official protocol on data without official lists, `official-patient` where these share
+            patients, a single class, or a class that cannot be in every split (the sentence names
+            it).
 
     Example:
         >>> images = pd.DataFrame({"path": [*"abcdef"], "patient": [*"abcdef"]})
@@ -80,6 +81,7 @@ def split(
                 "list and both lists filled, which this manifest does not have; "
                 "use the protocol 'patient'."
             )
+        _refuse_shared_patients(rows, protocol)
         assigned = pd.Series("test", index=rows.index)
         train = rows[rows["official_split"] == "train"]
         assigned[train.index] = _assign(train, unit, {"train": 0.85, "validation": 0.15}, seed)
@@ -94,6 +96,57 @@ def split(
                 f"add images of it, {_LEAVE_OUT} or use another protocol."
             )
     return pd.DataFrame({"path": manifest["path"], "split": manifest["path"].map(assigned)})
+
+
+def _refuse_shared_patients(rows: pd.DataFrame, protocol: str) -> None:
+    """Hold `official-patient` to its promise where the official lists share patients."""
+    lists = rows.groupby("patient")["official_split"].nunique()
+    shared = lists.index[lists > 1]
+    if protocol == "official-patient" and len(shared):
+        raise UserError(
+            f"{len(shared):,} patient(s) are in the official train list and in valid, the test set "
+            f"({shared[0]} is the first), which the protocol 'official-patient' rules out; use "
+            "'patient', correct the lists, or use 'official-image', which leaks them and counts it."
+        )
+
+
+def leak_free(manifest: pd.DataFrame, has_patients: bool) -> list[str]:
+    """Say by which protocol a manifest can be split without a leak, or why by none.
+
+    Args:
+        manifest: as `split` takes it.
+        has_patients: whether its patients are known, see `Listing.has_patients`.
+
+    Returns:
+        Sentences, the first one on patients.
+
+    Example:
+        >>> images = pd.DataFrame({"path": [*"abcdef"], "patient": [*"aabbcc"]})
+        >>> images = images.assign(official_split="", label=["Normal-HAND", "Abnormal-HAND"] * 3)
+        >>> leak_free(images, has_patients=True)[1]
+        'Leak-free split: protocol = patient, which keeps all images of a patient together.'
+    """
+    count = manifest["patient"].nunique()
+    sentences = [
+        f"{len(manifest):,} images of {count:,} patients can be split."
+        if has_patients
+        else f"The patients of the {len(manifest):,} images are not known: no split of them can be "
+        "shown to be free of leaks."
+    ]
+    name = "Leak-free split" if has_patients else "Possible split"
+    protocols = {
+        "official-patient": "whose test set is the official one",
+        "patient": "which keeps all images of a patient together",
+    }
+    official = manifest["official_split"].ne("").any()
+    for protocol, why in protocols.items():
+        if protocol == "patient" or official:
+            try:
+                split(manifest, protocol)
+                sentences.append(f"{name}: protocol = {protocol}, {why}.")
+            except UserError as error:
+                sentences.append(f"Not protocol = {protocol}: {error}")
+    return sentences
 
 
 def _assign(rows: pd.DataFrame, unit: str, shares: dict[str, float], seed: int) -> pd.Series:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mura_utils.data.manifest import admit, quality_report, scan
+from mura_utils.data.manifest import admit, merge_body_parts, quality_report, scan
 from mura_utils.data.sources import open_source
 from mura_utils.errors import UserError
 from mura_utils.evaluation import (
@@ -142,13 +142,16 @@ def _images(
     logger.info(f"{listing}")
     inventory = scan(listing, progress=progress)
     quality = quality_report(listing, inventory)
-    rows = admit(inventory)
+    merge = subject.members[0].experiment.merge
+    rows = merge_body_parts(admit(inventory), merge)
     for entry in quality["excluded"][:_SHOWN]:
         logger.info("excluded: {path}: {fault}: {detail}".format(**entry))
     logger.info(
         f"{len(rows):,} of {len(inventory):,} listed images are usable, of all splits; 'mura data "
         "check' lists the others, and what is odd."
     )
+    for name, parts in merge.items():
+        logger.info(f"As in {subject.folder.name}, {_listed(parts)} count as {name}.")
     by_split = subject.images.groupby("split")["sha256"]
     known = {"train": set(), "validation": set()} | by_split.agg(set).to_dict()
     if "" in known["train"]:

@@ -31,6 +31,7 @@ from mura_utils.plotting.style import (
     thousands,
     whole_numbers,
     with_alt_text,
+    wrapped,
 )
 
 _LEAKS = ("#000000", "#56B4E9", "#F0E442")
@@ -89,7 +90,7 @@ def sample_grid(images: Mapping[tuple[str, str], np.ndarray]) -> Figure:
         if image is None:
             ax.text(0.5, 0.5, "none", color="white", ha="center")
         if row == ABNORMAL:
-            ax.set_title(part, fontsize=9, loc="center")
+            ax.set_title(wrapped(part, tile), fontsize=9, loc="center")
         if part == parts[0]:
             ax.set_ylabel(row, color=ABNORMALITIES[row], fontweight="bold")
     return with_alt_text(
@@ -153,7 +154,9 @@ def image_counts(manifest: pd.DataFrame) -> Figure:
     summary = f"{len(manifest):,} images in {classes} classes, {abnormal:.1%} of them abnormal"
     fig = new_figure(3.4, summary)
     (ax,) = add_panels(fig, 1, 1)
-    draw_bars(ax, counts, "body_part", "images", hue="abnormality", palette=ABNORMALITIES)
+    width = 8 / counts["body_part"].nunique()
+    bars = counts.assign(body_part=[wrapped(part, width) for part in counts["body_part"]])
+    draw_bars(ax, bars, "body_part", "images", hue="abnormality", palette=ABNORMALITIES)
     ax.set(xlabel="", ylabel="images")
     share_legend(fig, [ax])
     largest, smallest = counts.loc[counts["images"].idxmax()], counts.loc[counts["images"].idxmin()]

@@ -27,6 +27,7 @@ from mura_utils.plotting.style import (
     say_instead,
     share_legend,
     with_alt_text,
+    wrapped,
 )
 
 
@@ -66,6 +67,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], normalize: bool
     ax.set(xlabel="predicted (an empty cell is 0)", ylabel="true (images)")
     ax.tick_params(length=0)
     ax.tick_params(axis="x", rotation=45)
+    ax.tick_params(axis="y", rotation=0)
     for text in ax.get_xticklabels():
         text.set(ha="right", rotation_mode="anchor")
     for text in (*ax.get_xticklabels(), *ax.get_yticklabels()):
@@ -115,7 +117,9 @@ def roc_curves(
                     label=f"{label} {curve['auc']:.3f}",
                 )
         ax.plot([0, 1], [0, 1], ":", color=OTHER, linewidth=1)
-        ax.set(title=name, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        ax.set(
+            title=wrapped(name, 8 / columns), xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal"
+        )
         ax.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         ax.legend(loc="lower right", title="area under the curve", alignment="left")
     for ax in axes[len(panels) :]:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
+from textwrap import fill
 from typing import Any, ParamSpec
 
 import matplotlib.style
@@ -36,6 +37,8 @@ OURS, OTHER, WRONG = "#000000", "#777777", "#A50026"
 _MAGMA = colormaps["magma"](np.linspace(0, 1, 256))
 
 HEAT = ListedColormap(np.column_stack([_MAGMA[:, :3], np.linspace(0, 0.85, 256)]))
+
+_LETTERS_AN_INCH, _FEWEST_LETTERS = 12, 7
 
 _COLORS_OF_A_DRAWING = 1 << 14  # at most; radiographs have more
 
@@ -132,6 +135,16 @@ def color_of(label: str) -> str:
         '#D55E00'
     """
     return ABNORMALITIES.get(split(label)[0], OTHER)
+
+
+def wrapped(name: str, inches: float) -> str:
+    """A name in lines that fit into a width, as small text is set.
+
+    Example:
+        >>> wrapped("CERVICAL SPINE", 0.7)
+        'CERVICAL\\nSPINE'
+    """
+    return fill(name, max(int(_LETTERS_AN_INCH * inches), _FEWEST_LETTERS))
 
 
 def comma_list(items: Mapping[str, Any] | pd.Series, form: str = "{:,}") -> str:

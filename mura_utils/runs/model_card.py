@@ -159,6 +159,10 @@ class _Card:
     def subset(self) -> str:
         experiment = self.members[0].experiment
         parts = ", ".join(experiment.body_parts) or "all body parts"
+        parts += "".join(f", not {part}" for part in experiment.exclude)
+        parts += "".join(
+            f"; {' and '.join(merged)} as {name}" for name, merged in experiment.merge.items()
+        )
         return parts + ("; of identical files one" if experiment.exclude_duplicates else "")
 
     def split(self) -> str:

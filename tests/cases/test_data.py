@@ -80,6 +80,42 @@ def test_a_doubled_folder_and_a_parent_are_found(mura, tmp_path):
     assert "8 images" in mura("data", "check", tmp_path / "input" / "other").out
 
 
+OWN = "image;Region;fracture;pid\r\n" + "".join(
+    f"scans\\{n}.png;Knee;{'yes' if n % 2 else 'no'};P{n // 2}\r\n" for n in range(8)
+)
+
+
+def own_table(root: Path, table: str) -> Path:
+    """A folder of eight images and a table from Excel."""
+    (root / "scans").mkdir(parents=True)
+    for number in range(8):
+        Image.fromarray(noise(number)).save(root / "scans" / f"{number}.png")
+    (root / "list.csv").write_text(table, encoding="utf-8-sig", newline="")
+    return root
+
+
+def test_a_table_of_ones_own_is_understood_and_can_be_split(mura, tmp_path):
+    said = mura("data", "check", own_table(tmp_path / "input" / "own", OWN))
+    assert "path = 'image', body_part = 'Region', abnormality = 'fracture'" in said.out
+    assert said.out.splitlines()[-2:] == [
+        "8 images of 4 patients can be split.",
+        "Leak-free split: protocol = patient, which keeps all images of a patient together.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("6.png;Knee;no", "6.png;Knee;healed"), "row 8: 'fracture' is 'healed', expected 0 or 1"),
+        (("Region", "Where"), "has no column for body_part"),
+        ((".png", "-left.png"), "holds none of the 8 images listed in list.csv"),
+    ],
+)
+def test_a_table_of_ones_own_that_is_wrong_is_one_sentence(mura, tmp_path, change, sentence):
+    root = own_table(tmp_path / "input" / "own", OWN.replace(*change))
+    assert sentence in mura("data", "check", root).sentence
+
+
 # --- one sentence -------------------------------------------------------------------------------
 
 

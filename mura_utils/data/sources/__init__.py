@@ -1,4 +1,4 @@
-"""Data sets, each turned into the same rows: MURA v1.1, FracAtlas, GRAZPEDWRI-DX, phantoms.
+"""Data sets, each turned into the same rows: MURA, FracAtlas, GRAZPEDWRI-DX, phantoms, your own.
 
 A data set is one `Source`, which a module of this folder holds under the name ``SOURCE``.
 """
@@ -119,12 +119,13 @@ def _recognize(root: Path) -> str:
     if is_folder(root / TREE):
         return "mura"
     for parent in root.absolute().parents[:3]:
-        if _source_of(parent):
+        if _nested(parent):
             raise UserError(f"{root} is a part of the data set in {parent}; give that folder.")
     raise UserError(
         f"{root} holds no data set that is known here: give the folder with MURA-v1.1/, with "
         "FracAtlas' dataset.csv and images/, with GRAZPEDWRI-DX's dataset.csv and images_part1/ "
-        "to images_part4/, or with phantoms (phantoms.json)."
+        "to images_part4/, with phantoms (phantoms.json), or with a CSV file of your own images "
+        "(docs/your_data.md)."
     )
 
 

@@ -30,7 +30,7 @@ from mura_utils.data.sources.listing import Listing, Source, make_listing, remar
 from mura_utils.data.sources.tables import (
     Table,
     drop_repeated,
-    first_line,
+    header_cells,
     read_flags,
     read_table,
     simple_name,
@@ -55,7 +55,7 @@ def looks_like_fracatlas(root: Path) -> bool:
     A table with the column filestem is GRAZPEDWRI-DX's, which has the same name.
     """
     return any(is_folder(root / folder) for folder in _FOLDERS.values()) or (
-        is_file(root / TABLE) and "filestem" not in first_line(root / TABLE)
+        is_file(root / TABLE) and "filestem" not in map(simple_name, header_cells(root / TABLE))
     )
 
 

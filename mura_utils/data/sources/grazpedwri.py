@@ -31,9 +31,10 @@ from mura_utils.data.sources.listing import Listing, Source, make_listing, remar
 from mura_utils.data.sources.tables import (
     Table,
     drop_repeated,
-    first_line,
+    header_cells,
     read_flags,
     read_table,
+    simple_name,
 )
 from mura_utils.errors import UserError, shown
 
@@ -60,7 +61,7 @@ _PROJECTIONS = {1: "frontal", 2: "lateral", 3: "oblique"}
 
 def looks_like_grazpedwri(root: Path) -> bool:
     """Whether a folder is GRAZPEDWRI-DX or a part of it: not a folder that contains it."""
-    return "filestem" in first_line(root / TABLE) or any(
+    return "filestem" in map(simple_name, header_cells(root / TABLE)) or any(
         is_folder(root / folder) for folder in (*_PARTS, LABELS[0])
     )
 

@@ -63,8 +63,9 @@ class Source:
 class Listing:
     """The images of a data set, from its tables and file names; no image has been opened.
 
-    Where a set has no patient ids, every image is its own patient and its own study, so that counts
-    of patients and leakage between splits say nothing.
+    Where a set has no patient ids, every image is its own patient and its own study (or every study
+    its own patient, where the set has these), so that counts of patients and leakage between splits
+    say nothing.
 
     Attributes:
         source: name of the data set.
@@ -73,6 +74,7 @@ class Listing:
             is missing or empty is kept: `manifest.scan` gives it its fault.
         remarks: columns path, kind, detail: what was left out or is odd, one row each.
         has_patients: whether the set says which images are of one patient.
+        notes: sentences on how the set was understood, for whoever looks at it.
     """
 
     source: str
@@ -80,15 +82,14 @@ class Listing:
     rows: pd.DataFrame
     remarks: pd.DataFrame
     has_patients: bool = True
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Say what the data set holds, in a few lines."""
         rows = self.rows
-        note = (
-            ""
-            if self.has_patients
-            else " (no patient ids: every image is its own patient and study)"
-        )
+        alone = rows["patient"].nunique() == len(rows)
+        unit = "image is its own patient and study" if alone else "study is its own patient"
+        note = "" if self.has_patients else f" (no patient ids: every {unit})"
         lines = [
             f"{self.source} in the folder {self.root.name}",
             f"{_counts(rows)}{note}",
@@ -101,6 +102,7 @@ class Listing:
             if split
         ]
         lines.append("remarks: " + (_tally(self.remarks["kind"]) or "none"))
+        lines += self.notes
         return "\n".join(lines)
 
 
@@ -121,19 +123,22 @@ def make_listing(
     rows: pd.DataFrame,
     remarks: Iterable[pd.DataFrame],
     has_patients: bool = True,
+    notes: Sequence[str] = (),
 ) -> Listing:
     """Complete `rows` with source and label, put everything in order, and wrap it up."""
     rows = rows.assign(source=source, label=[*map(join, rows["abnormality"], rows["body_part"])])
     rows = rows[list(LISTING_COLUMNS)].sort_values("path", ignore_index=True)
     everything = pd.concat([remark([], ""), *remarks], ignore_index=True)
     everything = everything.sort_values(["kind", "path"], ignore_index=True)
-    return Listing(source, root, rows, everything, has_patients)
+    return Listing(source, root, rows, everything, has_patients, tuple(notes))
 
 
 def with_remarks(listing: Listing, remarks: Iterable[pd.DataFrame]) -> Listing:
     """The listing with more remarks, in order."""
     together = [listing.remarks, *remarks]
-    return make_listing(listing.source, listing.root, listing.rows, together, listing.has_patients)
+    return make_listing(
+        listing.source, listing.root, listing.rows, together, listing.has_patients, listing.notes
+    )
 
 
 def remark(paths: Iterable[str], kind: str, detail: str | Iterable[str] = "") -> pd.DataFrame:

@@ -69,7 +69,7 @@ def read_header(path: Path) -> Header | None:
         return None
     try:
         with path.open("rb") as file:
-            kind = JpegImageFile if file.read(2) == b"\xff\xd8" else PngImageFile
+            kind = _reader(file.read(2))
             file.seek(0)
             with kind(file) as image:
                 width, height = image.size
@@ -169,21 +169,40 @@ def describe_fit(annotated: AnnotatedImage, image: Header) -> tuple[str, str] | 
     return None
 
 
+def fit_mask(mask: np.ndarray, image: Header) -> np.ndarray | None:
+    """A mask (H, W) that was drawn as an image of its own, in the stored frame of its radiograph.
+
+    Returns:
+        bool, of the size of the stored image; None where it belongs to a picture of another shape.
+    """
+    found = fit(mask.shape[::-1], image)
+    if found is None:
+        return None
+    size = image.displayed if found.turned else image.stored
+    resized = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return turn_back(resized, image.orientation) if found.turned else resized
+
+
 def read_mask(path: Path) -> np.ndarray:
-    """Read a mask from a PNG: bool (H, W), true above half of the gray levels.
+    """Read a mask from a PNG or JPEG: bool (H, W), true above half of its brightest gray level.
 
     Raises:
         UserError: the file cannot be read or decoded.
     """
     data = read_bytes(path)
     try:
-        with PngImageFile(io.BytesIO(data)) as image:
+        with _reader(data)(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it has more than {MAX_PIXELS:,} pixels")
-            return np.asarray(image.convert("L")) > 127
+            gray = np.asarray(image if image.mode.startswith("I") else image.convert("L"))
+        return gray > gray.max() / 2
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"{path} is not a mask that can be read ({reason}).") from error
+
+
+def _reader(data: bytes) -> type[JpegImageFile | PngImageFile]:
+    return JpegImageFile if data.startswith(b"\xff\xd8") else PngImageFile
 
 
 def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -6,6 +6,7 @@ What is harmless is accepted, and counted: each table's variants become one rema
 from __future__ import annotations
 
 import codecs
+import csv
 import io
 import re
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ _MARKS = (
 )
 _SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _MAX_COLUMNS = 256
-_HEADER_BYTES = 4096
+_HINT = "sep="  # with which Excel's files may begin, to name the separator
+_HEAD_BYTES = 65_536
 _TRUE = ("1", "positive", "abnormal", "true", "t", "yes", "y")
 _FALSE = ("0", "negative", "normal", "false", "f", "no", "n")
 _FLAGS = dict.fromkeys(_TRUE, "1") | dict.fromkeys(_FALSE, "0")
@@ -118,13 +120,15 @@ def read_table(path: Path, expected: str) -> Table:
     Raises:
         UserError: it is no regular file, unreadable, empty, no text, or no table.
     """
-    text, variants = _decode(path)
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    lines = text.split("\n")
-    sample = [line for line in lines if line.strip()][:20]
-    if not sample:
+    text, variants = _decode(path, read_bytes(path))
+    lines = _lines(text)
+    if lines[0].lower().startswith(_HINT):
+        lines[0] = ""
+        variants.append("its first line names the separator, as Excel's do")
+    text = "\n".join(lines)
+    if not text.strip():
         raise UserError(f"{path} holds no rows, only blank lines; expected {expected}.")
-    separator = max(_SEPARATORS, key=lambda mark: sum(line.count(mark) for line in sample))
+    separator = _separator(lines)
     if separator != ",":
         variants.append(f"cells are separated by {_SEPARATORS[separator]}")
     widths = [line.count(separator) + 1 for line in lines]
@@ -156,18 +160,6 @@ def read_table(path: Path, expected: str) -> Table:
     if cells.empty:
         raise UserError(f"{path} holds no rows, only separators; expected {expected}.")
     return Table(path, expected, cells, variants)
-
-
-def first_line(path: Path) -> str:
-    """The first line of a table in lower case, to recognize it by; "" where it cannot be read."""
-    if not is_file(path):
-        return ""
-    try:
-        with path.open("rb") as file:
-            line = file.readline(_HEADER_BYTES)
-    except OSError:
-        return ""
-    return line.replace(b"\0", b"").decode("latin-1").lower()
 
 
 def simple_name(name: str) -> str:
@@ -225,9 +217,41 @@ def read_flags(cells: pd.Series) -> pd.Series:
     return cells.map(dict(zip(spellings, flags.where(flags.notna(), None), strict=True)))
 
 
-def _decode(path: Path) -> tuple[str, list[str]]:
+def header_cells(path: Path) -> list[str]:
+    """The first row of a table that is not blank, from the head of the file; [] if it has none.
+
+    A table is recognized by it, so whatever cannot be read is no table here.
+    """
+    if not is_file(path):
+        return []
+    try:
+        with path.open("rb") as file:
+            data = file.read(_HEAD_BYTES)
+        lines = _lines(_decode(path, data)[0])
+    except (OSError, UserError):
+        return []
+    lines = [line for line in lines if line.strip() and not line.lower().startswith(_HINT)]
+    rows = csv.reader(lines[:1], delimiter=_separator(lines))
+    return [cell.strip() for row in rows for cell in row]
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text, whichever of LF, CRLF and CR end them."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _separator(lines: list[str]) -> str:
+    """What separates the cells: of the marks that all first lines hold, the most frequent.
+
+    A comma inside of cells, such as those of a box, is not in the header.
+    """
+    sample = [line for line in lines if line.strip()][:20]
+    counts = {mark: [line.count(mark) for line in sample] for mark in _SEPARATORS}
+    return max(counts, key=lambda mark: (all(counts[mark]), sum(counts[mark])))
+
+
+def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
     """The text of a file, and what is unusual about its encoding."""
-    data = read_bytes(path)
     encoding, variants = "utf-8", []
     for mark, name, what in _MARKS:
         if data.startswith(mark):
