@@ -7,13 +7,17 @@ belong to the border, and a network may use a marker that its map does not show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import keras
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from scipy.special import softmax
 
+from mura_utils.explain.methods.common import chunks, logit_function
 from mura_utils.explain.summary import mean_intervals
+from mura_utils.labels import is_abnormal
 
 BORDER = 0.05
 """Width of the border, of the image's side."""
@@ -110,6 +114,24 @@ def cover(image: np.ndarray, region: np.ndarray) -> np.ndarray:
     return image[tuple(nearest)]
 
 
+def abnormal_probability(
+    model: keras.Model, classes: Sequence[str]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What `measure_regions` asks: images (n, S, S, 1) -> P(abnormal) (n,), over all body parts.
+
+    Args:
+        model: ends in ``logits`` and a softmax.
+        classes: its outputs' names.
+    """
+    logits_of, abnormal = logit_function(model), [is_abnormal(label) for label in classes]
+
+    def probability(images: np.ndarray) -> np.ndarray:
+        logits = np.concatenate([logits_of(images[rows]) for rows in chunks(images)])
+        return softmax(logits, axis=1)[:, abnormal].sum(axis=1)
+
+    return probability
+
+
 def measure_regions(
     probability: Callable[[np.ndarray], np.ndarray],
     images: np.ndarray,
@@ -120,7 +142,7 @@ def measure_regions(
     """What covering each region does to the answer, and how much of the heat lies there.
 
     Args:
-        probability: images (n, S, S, 1) -> P(abnormal) (n,).
+        probability: images (n, S, S, 1) -> P(abnormal) (n,), see `abnormal_probability`.
         images: (N, S, S, 1) float32 in 0..255.
         findings: N masks (S, S) bool, or None.
         heatmaps: method -> (N, S, S).
