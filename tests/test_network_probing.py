@@ -16,7 +16,7 @@ def manifest(patients=60, images=4):
     """Half of the patients are abnormal, in all their images."""
     patient = np.repeat(np.arange(patients), images)
     abnormality = np.where(patient % 2 == 1, "Abnormal", "Normal")
-    split = np.where(patient % 3 == 0, "test", "validation")
+    split = np.where(patient % 3 == 0, "test", "train")
     return pd.DataFrame({"patient": patient, "abnormality": abnormality, "split": split})
 
 
@@ -43,14 +43,14 @@ def test_too_few_patients_give_no_number():
     assert linear_probe(np.zeros((len(normal), 2)), normal)["value"] is None
 
 
-def test_validation_images_are_drawn_at_random_and_no_others():
+def test_training_images_are_drawn_at_random_and_no_others():
     rows = manifest()
     images = Images(Path(), rows, np.zeros((len(rows), 1, 1), np.uint8))
     drawn = probe_images(images, 50)
     assert len(drawn) == len(set(drawn)) == 50 and (np.diff(drawn) > 0).all()
-    assert set(rows["split"].iloc[drawn]) == {"validation"}
+    assert set(rows["split"].iloc[drawn]) == {"train"}
     assert not np.array_equal(drawn, probe_images(images, 50, seed=1))
-    assert len(probe_images(images, 1000)) == (rows["split"] == "validation").sum()
+    assert len(probe_images(images, 1000)) == (rows["split"] == "train").sum()
 
 
 def test_pooled_features_are_those_of_the_rows_and_of_the_weights():

@@ -22,18 +22,16 @@ _FOLDS = 4
 
 
 def probe_images(images: Images, count: int, seed: int = 0) -> np.ndarray:
-    """Positions of at most `count` validation images, drawn at random, in order.
-
-    Their stored activations are those of the images as they are, not of augmented versions.
+    """Positions of at most `count` training images, drawn at random, in order.
 
     Example:
         >>> from pathlib import Path
-        >>> rows = pd.DataFrame({"split": ["validation", "test"] + ["validation"] * 2})
+        >>> rows = pd.DataFrame({"split": ["train", "test", "train", "train"]})
         >>> images = Images(Path("MURA-v1.1"), rows, np.zeros((4, 32, 32), np.uint8))
         >>> probe_images(images, count=3).tolist()
         [0, 2, 3]
     """
-    drawn = np.random.default_rng(seed).permutation(images.positions("validation"))[:count]
+    drawn = np.random.default_rng(seed).permutation(images.positions("train"))[:count]
     return np.sort(drawn)
 
 
