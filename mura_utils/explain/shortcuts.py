@@ -31,6 +31,7 @@ MATTERS = 0.05
 _THIN = 0.04  # of the side: the strokes of a letter are thinner
 _CONTRAST = 50  # gray levels above what is around the stroke
 _SIZES = 0.015, 0.16  # of the side: a letter's height or width
+_PLACES = 16  # where the same shape may be covered for comparison
 _OUTER = 0.3  # of the side: markers lie near the border
 
 Regions = dict[str, np.ndarray | None]
@@ -151,8 +152,8 @@ def measure_regions(
     Returns:
         One row an image and region that it has: image (0..N-1), region, area (share of the image),
         change (P covered - P), size (of the change), elsewhere (size of the change when the same
-        shape is covered at a random place), excess (size - elsewhere); and for each method
-        "heat: METHOD", the share of the heat that lies in the region.
+        shape is covered at the most alike of some random places), excess (size - elsewhere); and
+        for each method "heat: METHOD", the share of the heat that lies in the region.
     """
     rng = np.random.default_rng(seed)
     rows, copies = [], []
@@ -160,10 +161,7 @@ def measure_regions(
         for name, region in find_regions(image, finding).items():
             if region is None:
                 continue
-            moved = np.roll(
-                region, rng.integers(image.shape[0] // 4, 3 * image.shape[0] // 4, 2), (0, 1)
-            )
-            copies += [cover(image, region), cover(image, moved)]
+            copies += [cover(image, region), cover(image, _elsewhere(image, region, rng))]
             heat = {
                 f"heat: {method}": _share(maps[position], region)
                 for method, maps in heatmaps.items()
@@ -205,6 +203,14 @@ def audit(measured: pd.DataFrame, patients: pd.Series, bootstrap: int = 1000) ->
             "used": used,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("region")
+
+
+def _elsewhere(image: np.ndarray, region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same shape at that of some random places whose mean gray level is most alike."""
+    side, level = len(image), image[region].mean()
+    shifts = rng.integers(side // 4, 3 * side // 4, (_PLACES, 2))
+    moved = [np.roll(region, shift, (0, 1)) for shift in shifts]
+    return min(moved, key=lambda place: abs(image[place].mean() - level))
 
 
 def _share(heatmap: np.ndarray, region: np.ndarray) -> float:
