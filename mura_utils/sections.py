@@ -350,7 +350,7 @@ class Storage(Section):
         "auto", "05", "compute the frozen part once and train on its stored activations"
     )
     views: int = _parameter(
-        2, "05", "augmented views of a training image to store, an open file each", ge=1, le=100
+        1, "05", "augmented views of a training image to store, an open file each", ge=1, le=100
     )
     view_seed: Seed = _parameter(0, "05", "seed of those views; runs of all seeds share them")
     stored_as: Annotated[Literal["float16", "uint8"], AnyCase] = _parameter(

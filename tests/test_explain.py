@@ -6,6 +6,7 @@ from small import experiment, vivid
 
 from mura_utils import explain
 from mura_utils.errors import UserError
+from mura_utils.explain.methods import one_pass
 from mura_utils.explain.methods.common import CHUNK, to_heatmaps
 from mura_utils.explain.targets import class_target, contrast_target
 from mura_utils.network.heads import FINDING, FINDING_LOGITS
@@ -212,6 +213,16 @@ def test_saliency_sees_a_gradient_without_any_evidence(brightness, bright_corner
     assert heatmap[8:].max() == 0
 
 
+def test_many_images_get_the_gradients_that_the_library_gives_to_few(model, images):
+    many, options = np.repeat(images, 4, axis=0), {"smooth_samples": 3}
+    target = class_target([1] * 20, CLASSES)
+    few = class_target([1] * 5, CLASSES)
+    for given in ({}, options):
+        alone = explain.saliency(model, images, few, **given)
+        together = explain.saliency(model, many, target, **given)
+        assert together == pytest.approx(np.repeat(alone, 4, axis=0), abs=1e-4)
+
+
 def test_smooth_grad_depends_on_the_seed_only(model, images):
     target = class_target([0] * 5, CLASSES)
     options = {"smooth_samples": 3, "seed": 1}
@@ -307,6 +318,18 @@ def test_explain_of_many_images_is_compiled_and_keeps_targets_apart(model):
         assert maps["layer_cam at relu", name] == pytest.approx(alone, abs=1e-5)
         gradient = explain.saliency(model, many, target)
         assert maps["saliency", name] == pytest.approx(gradient, abs=1e-4)
+
+
+def test_a_network_is_traced_once_and_its_graph_follows_the_weights(model, images, monkeypatch):
+    twin = keras.models.clone_model(model)
+    many, target = np.repeat(images, 4, axis=0), {"class": class_target([1] * 20, CLASSES)}
+    explain.explain(twin, many, target, layer="conv_2")
+    twin.set_weights([0.5 * weights for weights in model.get_weights()])
+    monkeypatch.setattr(one_pass, "traced", None)  # what is traced is there
+    few = {"class": class_target([1] * 5, CLASSES)}
+    maps = explain.explain(twin, images, few, layer="conv_2")
+    alone = explain.layer_cam(twin, images, few["class"], layer="relu")
+    assert maps["layer_cam at relu", "class"] == pytest.approx(alone, abs=1e-5)
 
 
 def test_explain_without_heads_has_no_attention(brightness, bright_corner):

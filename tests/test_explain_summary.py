@@ -89,6 +89,12 @@ def test_similarity_is_one_for_equal_maps():
     assert agreement([maps, maps, maps**2]) == pytest.approx(np.ones(2))
 
 
+def test_edges_are_those_of_each_image_alone():
+    images = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 1)).astype(np.float32)
+    together, alone = (BASELINES["edges"](None, each, None) for each in (images, images[1:2]))
+    assert together[1] == pytest.approx(alone[0])
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_are_maps(name):
     images = RNG.uniform(0, 255, (3, 32, 32, 1)).astype(np.float32)

@@ -102,6 +102,12 @@ def test_the_answer_is_the_probability_of_abnormal_against_normal(images, model)
     assert answer == pytest.approx(model.predict(images, verbose=0)[:, 0], abs=1e-5)
 
 
+def test_the_audit_asks_for_the_probability_of_all_abnormal_classes(images, model):
+    expected = model.predict(images, verbose=0)[:, 0]
+    answer = shortcuts.abnormal_probability(model, CLASSES)(images)
+    assert answer == pytest.approx(expected, abs=1e-5)
+
+
 # --- randomization -------------------------------------------------------------------------------
 
 

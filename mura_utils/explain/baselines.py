@@ -37,7 +37,8 @@ def center_map(model: Any, images: np.ndarray, target: Any) -> np.ndarray:
 def edge_map(model: Any, images: np.ndarray, target: Any) -> np.ndarray:
     """The size of the gray levels' slope (Sobel), divided by its maximum."""
     gray = np.asarray(images[..., 0], np.float32)
-    slope = np.hypot(ndimage.sobel(gray, axis=1), ndimage.sobel(gray, axis=2))
+    # One by one: SciPy smooths over all other axes, that of the images as well.
+    slope = np.stack([np.hypot(ndimage.sobel(one, 0), ndimage.sobel(one, 1)) for one in gray])
     highest = slope.max(axis=(1, 2), keepdims=True)
     return np.divide(slope, highest, out=np.zeros_like(slope), where=highest > 0)
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 from scipy import ndimage
 from scipy.special import expit
 
+from mura_utils.explain.methods.common import chunks, logit_function
 from mura_utils.explain.targets import Target
 
 BLUR = 0.05
@@ -25,8 +25,6 @@ BLUR = 0.05
 
 Answer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Images (n, S, S, 1) and the positions (n,) of the images they come from -> answers (n,)."""
-
-_BATCH = 32
 
 
 def answer_of(model: keras.Model, target: Target) -> Answer:
@@ -38,13 +36,10 @@ def answer_of(model: keras.Model, target: Target) -> Answer:
         model: ends in ``logits`` and a softmax.
         target: of the images whose copies are judged.
     """
-    network = keras.Model(model.inputs, model.get_layer("logits").output)
-    pixels = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-    logits_of = tf.function(lambda batch: network(batch, training=False), input_signature=[pixels])
+    logits_of = logit_function(model)
 
     def answer(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        batches = range(0, len(images), _BATCH)
-        logits = [logits_of(images[row : row + _BATCH]) for row in batches]
+        logits = [logits_of(images[rows]) for rows in chunks(images)]
         return expit((np.concatenate(logits) * target.weights[positions]).sum(axis=-1))
 
     return answer

@@ -7,13 +7,17 @@ belong to the border, and a network may use a marker that its map does not show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import keras
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from scipy.special import softmax
 
+from mura_utils.explain.methods.common import chunks, logit_function
 from mura_utils.explain.summary import mean_intervals
+from mura_utils.labels import is_abnormal
 
 BORDER = 0.05
 """Width of the border, of the image's side."""
@@ -27,6 +31,7 @@ MATTERS = 0.05
 _THIN = 0.04  # of the side: the strokes of a letter are thinner
 _CONTRAST = 50  # gray levels above what is around the stroke
 _SIZES = 0.015, 0.16  # of the side: a letter's height or width
+_PLACES = 16  # where the same shape may be covered for comparison
 _OUTER = 0.3  # of the side: markers lie near the border
 
 Regions = dict[str, np.ndarray | None]
@@ -110,6 +115,24 @@ def cover(image: np.ndarray, region: np.ndarray) -> np.ndarray:
     return image[tuple(nearest)]
 
 
+def abnormal_probability(
+    model: keras.Model, classes: Sequence[str]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What `measure_regions` asks: images (n, S, S, 1) -> P(abnormal) (n,), over all body parts.
+
+    Args:
+        model: ends in ``logits`` and a softmax.
+        classes: its outputs' names.
+    """
+    logits_of, abnormal = logit_function(model), [is_abnormal(label) for label in classes]
+
+    def probability(images: np.ndarray) -> np.ndarray:
+        logits = np.concatenate([logits_of(images[rows]) for rows in chunks(images)])
+        return softmax(logits, axis=1)[:, abnormal].sum(axis=1)
+
+    return probability
+
+
 def measure_regions(
     probability: Callable[[np.ndarray], np.ndarray],
     images: np.ndarray,
@@ -120,7 +143,7 @@ def measure_regions(
     """What covering each region does to the answer, and how much of the heat lies there.
 
     Args:
-        probability: images (n, S, S, 1) -> P(abnormal) (n,).
+        probability: images (n, S, S, 1) -> P(abnormal) (n,), see `abnormal_probability`.
         images: (N, S, S, 1) float32 in 0..255.
         findings: N masks (S, S) bool, or None.
         heatmaps: method -> (N, S, S).
@@ -129,8 +152,8 @@ def measure_regions(
     Returns:
         One row an image and region that it has: image (0..N-1), region, area (share of the image),
         change (P covered - P), size (of the change), elsewhere (size of the change when the same
-        shape is covered at a random place), excess (size - elsewhere); and for each method
-        "heat: METHOD", the share of the heat that lies in the region.
+        shape is covered at the most alike of some random places), excess (size - elsewhere); and
+        for each method "heat: METHOD", the share of the heat that lies in the region.
     """
     rng = np.random.default_rng(seed)
     rows, copies = [], []
@@ -138,10 +161,7 @@ def measure_regions(
         for name, region in find_regions(image, finding).items():
             if region is None:
                 continue
-            moved = np.roll(
-                region, rng.integers(image.shape[0] // 4, 3 * image.shape[0] // 4, 2), (0, 1)
-            )
-            copies += [cover(image, region), cover(image, moved)]
+            copies += [cover(image, region), cover(image, _elsewhere(image, region, rng))]
             heat = {
                 f"heat: {method}": _share(maps[position], region)
                 for method, maps in heatmaps.items()
@@ -183,6 +203,14 @@ def audit(measured: pd.DataFrame, patients: pd.Series, bootstrap: int = 1000) ->
             "used": used,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("region")
+
+
+def _elsewhere(image: np.ndarray, region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same shape at that of some random places whose mean gray level is most alike."""
+    side, level = len(image), image[region].mean()
+    shifts = rng.integers(side // 4, 3 * side // 4, (_PLACES, 2))
+    moved = [np.roll(region, shift, (0, 1)) for shift in shifts]
+    return min(moved, key=lambda place: abs(image[place].mean() - level))
 
 
 def _share(heatmap: np.ndarray, region: np.ndarray) -> float:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from mura_utils.errors import UserError
-from mura_utils.explain.methods.common import CHUNK, checked, to_heatmaps
+from mura_utils.explain.methods.common import checked, chunks, to_heatmaps
 from mura_utils.explain.targets import Target
 from mura_utils.network.heads import FINDING, FINDING_WEIGHTS
 
@@ -47,8 +47,13 @@ def attention_maps(model: keras.Model, images: np.ndarray) -> np.ndarray:
             f"{model.name} has no attention heads: choose saliency or grad_cam, or train exp5 "
             "or exp6."
         )
-    network = keras.Model(model.input, [model.get_layer(name).output for name in map_layers(model)])
-    outputs = keras.tree.flatten(network.predict(images, batch_size=CHUNK, verbose=0))
+    outputs = [model.get_layer(name).output for name in map_layers(model)]
+    network = keras.Model(model.inputs[0], outputs)
+    parts = [  # not `predict`, which would trace at each call
+        [each.numpy() for each in keras.tree.flatten(network(images[rows], training=False))]
+        for rows in chunks(images)
+    ]
+    outputs = [np.concatenate(part) for part in zip(*parts, strict=True)]
     return np.stack(finish_maps(model, outputs, images.shape[1]), axis=1)
 
 

@@ -10,7 +10,14 @@ import keras
 import numpy as np
 from tf_keras_vis.saliency import Saliency
 
-from mura_utils.explain.methods.common import checked, chunks, logit_model, to_heatmaps
+from mura_utils.explain.methods.common import (
+    CHUNK,
+    checked,
+    chunks,
+    gradient_function,
+    logit_model,
+    to_heatmaps,
+)
 from mura_utils.explain.targets import Target
 
 
@@ -25,6 +32,8 @@ def saliency(
     """Absolute gradient of the score at each input pixel.
 
     The radiograph's one channel feeds the network's three, so the gradient is already their sum.
+    Of many images it is computed by a traced graph, which gives the same as the library.
+
     With `smooth_samples` it is the mean of its absolute values over noisy copies (SmoothGrad; the
     paper averages with the sign). tf-keras-vis has that as well, but draws from NumPy's global
     generator; here all images get the same noise field, scaled to their own range, so that a map
@@ -53,9 +62,13 @@ def saliency(
     parts = []
     for rows in chunks(images, copies=len(noise)):
         copies = images[rows, None] + spread[rows, None] * noise
-        score = target.score(rows, copies=len(noise))
         flat = copies.reshape(-1, *images.shape[1:])
-        gradients = np.asarray(explainer(score, flat, normalize_map=False))
+        if len(images) > CHUNK:  # three times as quick, once it is traced
+            weights = np.repeat(target.weights[rows], len(noise), axis=0)
+            gradients = np.abs(gradient_function(model)(flat, weights))
+        else:
+            score = target.score(rows, copies=len(noise))
+            gradients = np.asarray(explainer(score, flat, normalize_map=False))
         parts.append(
             to_heatmaps(gradients.reshape(copies.shape[:-1]).mean(axis=1), images.shape[1])
         )

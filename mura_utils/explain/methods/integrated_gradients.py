@@ -51,6 +51,8 @@ def attributions(
     path = ((np.arange(steps, dtype=np.float32) + 0.5) / steps)[:, None, None, None]
     found = np.zeros(images.shape[:-1], np.float32)
     for row, (image, weights) in enumerate(zip(images, target.weights, strict=True)):
-        total = sum(gradients(path[part] * image, weights).sum(axis=0) for part in chunks(path))
+        total = sum(
+            gradients(path[part] * image, weights[None]).sum(axis=0) for part in chunks(path)
+        )
         found[row] = (total / steps * image)[..., 0]
     return found
