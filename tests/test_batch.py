@@ -240,6 +240,9 @@ def test_evaluate_reads_the_table_with_labels(whole, tmp_path):
     answers = read_answers(tmp_path / "labelled.csv")
     assert len(answers.predictions) == COUNT + 1
     assert answers.remarks[0].startswith("3 rows with a fault are left out (")
+    rows[rows["fault"] != ""].to_csv(tmp_path / "faults.csv", index=False)
+    with pytest.raises(UserError, match="column fault: no row is without one"):
+        read_answers(tmp_path / "faults.csv")
     with pytest.raises(UserError, match="has no truth"):
         read_answers(whole)
 

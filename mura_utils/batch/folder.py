@@ -41,7 +41,7 @@ class _Image(NamedTuple):
     path: str
     inputs: Inputs | None
     remarks: dict[str, str]
-    fault: tuple[str, str]  # kind and detail, "" without one
+    fault: tuple[str, str] | None  # kind and detail
 
 
 def predict_folder(
@@ -96,7 +96,7 @@ def predict_folder(
                 disable=hide_bars(progress),
             )
             with bar:
-                for rows in _answered(predictor, folder, waiting):
+                for rows in stream_rows(predictor, folder, waiting):
                     table.append(rows)
                     bar.update(len(rows))
             seconds = time.perf_counter() - began
@@ -149,13 +149,19 @@ def _columns(networks: Networks) -> list[str]:
     ]
 
 
-def _answered(
-    predictor: Predictor, folder: Path, paths: Sequence[str]
-) -> Iterator[list[list[Any]]]:
-    """The rows of one batch after the other.
+def stream_rows(predictor: Predictor, folder: Path, paths: Sequence[str]) -> Iterator[list[list]]:
+    """The rows of one batch of images after the other, decoded ahead of the networks.
 
     A batch is the same paths in every call that begins at a batch: faulty images leave their place
     in it empty, so that going on gives the same numbers, to the last bit.
+
+    Args:
+        predictor: made with `padded`.
+        folder: that the paths are relative to.
+        paths: of PNG and JPEG files.
+
+    Yields:
+        `BATCH_SIZE` rows, at the end fewer, with the cells that `predict_folder` names.
     """
 
     def read(path: str) -> _Image:
@@ -163,31 +169,34 @@ def _answered(
             gray, inspection = examine_image(folder / path)
         except ImageFault as fault:
             return _Image(path, None, {}, (fault.kind, fault.detail))
-        return _Image(path, predictor.prepare(gray), inspection.remarks, ("", ""))
+        return _Image(path, predictor.prepare(gray), inspection.remarks, None)
 
     images = _ahead(read, paths, min(joblib.cpu_count(), _MOST_WORKERS), _AHEAD)
     compared = predictor.computed_by == "TensorFlow"
     while batch := [*itertools.islice(images, BATCH_SIZE)]:
         good = [image for image in batch if image.inputs is not None]
-        results = iter(())
-        if good:
-            inputs = [image.inputs for image in good]
-            if not compared:
-                compared = True
-                logger.info(
-                    f"{predictor.computed_by}: the largest difference of a probability to "
-                    f"TensorFlow is {predictor.difference_to_tensorflow(inputs):.1e} in the first "
-                    f"{len(good)} images."
-                )
-            remarks = [image.remarks for image in good]
-            results = iter(predictor.results(predictor.answer(inputs), remarks))
-        columns = len(_columns(predictor.networks))
-        yield [
-            [image.path, *[None] * (columns - 3), *image.fault]
-            if image.inputs is None
-            else _row(image.path, next(results))
-            for image in batch
-        ]
+        if good and not compared:
+            compared = True
+            difference = predictor.difference_to_tensorflow([image.inputs for image in good])
+            logger.info(
+                f"{predictor.computed_by}: the largest difference of a probability to TensorFlow "
+                f"is {difference:.1e} in the first {len(good)} images."
+            )
+        yield _rows(predictor, batch, good)
+
+
+def _rows(predictor: Predictor, batch: Sequence[_Image], good: Sequence[_Image]) -> list[list]:
+    """The rows of a batch, of which the networks see what is good."""
+    answers = predictor.answer([image.inputs for image in good]) if good else None
+    remarks = [image.remarks for image in good]
+    results = iter(predictor.results(answers, remarks) if answers else ())
+    empty = [None] * (len(_columns(predictor.networks)) - 3)
+    return [
+        _row(image.path, next(results))
+        if image.inputs is not None
+        else [image.path, *empty, *(image.fault or ())]
+        for image in batch
+    ]
 
 
 def _row(path: str, result: dict[str, Any]) -> list[Any]:

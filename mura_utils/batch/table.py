@@ -39,14 +39,18 @@ class Table:
         Raises:
             UserError: the disk is full, or the file cannot be written any more.
         """
+        self._write(_encode(rows))
+        self.done += len(rows)
+
+    def _write(self, data: bytes) -> None:
+        """Write bytes that are no rows, as the header is."""
         try:
-            write_all(self._stream, _encode(rows))
+            write_all(self._stream, data)
         except OSError as error:
             raise UserError(
                 f"{self.path} cannot be written ({error.strerror}): after that is put right, the "
                 "same command goes on there."
             ) from error
-        self.done += len(rows)
 
 
 @contextmanager
@@ -86,8 +90,7 @@ def open_table(
             stream.seek(end)
             table = Table(path, stream, done)
             if not end:
-                table.append([columns])
-                table.done = 0
+                table._write(_encode([columns]))
             yield table
     finally:
         lock.release()
