@@ -27,6 +27,7 @@ from mura_utils.frozen import with_pooled
 from mura_utils.locks import claim
 from mura_utils.paths import read_json, read_table, runs_dir, write_json
 from mura_utils.prediction import predict_images
+from mura_utils.prediction_commands import predict
 from mura_utils.predictor import BATCH_SIZE, Predictor
 from mura_utils.runs.ensemble import Ensemble, read_member, write_ensemble
 from mura_utils.runs.record import write_completed
@@ -136,7 +137,7 @@ def test_a_folder_is_a_table_with_the_numbers_of_single_images(run, pictures, wh
 
 def test_what_was_found_and_what_is_no_image_is_counted(run, pictures, tmp_path, caplog):
     caplog.set_level("INFO")
-    predict_folder(run, pictures, tmp_path / "p.csv", progress=False)
+    predict([pictures], run, tmp_path / "p.CSV")
     told = sentences(caplog)
     counted = ".csv 2, ._* 1, .DS_Store 1, without ending 1"
     assert f"{COUNT + 4} images; 5 other files" in told
