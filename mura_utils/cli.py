@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import signal
@@ -16,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mura_utils import data_commands
+from mura_utils import data_commands, prediction_commands
 from mura_utils.errors import UserError, describe
 from mura_utils.terminal import print_log_lines
 
@@ -197,34 +196,7 @@ def init(
     typer.echo(f"{len(made)} files in {folder.resolve()}: open them with 'jupyter lab notebooks'.")
 
 
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or DICOM radiographs")],
-    run: Annotated[str, typer.Option(help="a run's name, or its folder")],
-    out: Annotated[Path, typer.Option(help="folder for the overlays")] = Path(),
-    method: Annotated[
-        str | None,
-        typer.Option("--map", metavar="METHOD", help="heat-map, e.g. grad_cam", show_default=False),
-    ] = None,
-) -> None:
-    """Classify radiographs with a trained run: JSON on standard output, an overlay for each.
-
-    What is odd about an image is a remark in the JSON and on standard error; so is an image unlike
-    those of the training.
-    """
-    from mura_utils.prediction import predict_images
-
-    results = predict_images(run, images, out, method)
-    for result in results:
-        for remark in result["remarks"]:
-            typer.echo(f"{result['image']}: {remark['kind']}: {remark['detail']}", err=True)
-    if any(result["unfamiliar"] is None for result in results):
-        typer.echo(
-            f"The run {run} does not know which images are unlike its training images: it has no "
-            "familiarity.npz, which notebook 06 writes.",
-            err=True,
-        )
-    typer.echo(json.dumps(results, indent=2))
+app.command()(prediction_commands.predict)
 
 
 @app.command()

@@ -9,6 +9,7 @@ current folder.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
@@ -138,6 +139,13 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` atomically as UTF-8 with LF line ends."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_all(stream: io.RawIOBase, data: bytes) -> None:
+    """Write all of `data`: a raw stream takes less than it is given on a disk that fills up."""
+    left = memoryview(data)
+    while left:
+        left = left[stream.write(left) :]
 
 
 def write_json(path: Path, content: Any) -> None:

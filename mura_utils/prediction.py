@@ -8,28 +8,18 @@ import stat
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mura_utils.data.images import examine_image
-from mura_utils.data.squares import resize
 from mura_utils.errors import UserError
-from mura_utils.evaluation.calibration import at_temperature
-from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_familiarity
-from mura_utils.labels import body_part, p_abnormal, probability_columns
 from mura_utils.paths import atomic_write
-from mura_utils.runs.ensemble import Networks, networks_of
-from mura_utils.runs.record import (
-    ENSEMBLE,
-    chosen_number,
-    is_ensemble,
-    is_tested,
-    require_trained,
-)
+from mura_utils.predictor import Inputs, Predictor
+from mura_utils.runs.ensemble import networks_of
+from mura_utils.runs.record import require_trained
 
 _MARK = ("Software", "mura_utils")  # a text chunk of each overlay
 _MARKED = b"tEXt" + "\0".join(_MARK).encode()  # in a file's first bytes: that chunk comes first
@@ -42,11 +32,7 @@ _CONTRAST = "LayerCAM of abnormal - normal"
 def predict_images(
     run: str, images: Sequence[Path], out: Path, method: str | None = None
 ) -> list[dict[str, Any]]:
-    """Class probabilities and an explaining overlay for each radiograph.
-
-    An ensemble answers with the mean of its networks' probabilities, over the mirror image as well
-    where it was made so. An image is unfamiliar to it where it is to at least half of its networks,
-    of those whose runs know what is familiar.
+    """Class probabilities and an explaining overlay for each radiograph, see `Predictor`.
 
     What notebook 06 chose on validation images is applied where the run has it: the threshold of
     ``operating_point.json``, the temperature of ``calibration.json``, the limit of
@@ -82,160 +68,40 @@ def predict_images(
             later, but nothing is written either.
     """
     folder = require_trained(run)
-    networks = networks_of(folder)
+    networks_of(folder)
     examined = [examine_image(path) for path in images]
     _require_folder(out)
     targets = _targets(images, out)
 
     from mura_utils.plotting.heatmaps import overlay
 
-    answers = _answer(networks, [gray for gray, _ in examined], method)
-    rules = _rules(folder, networks)
-    labels = [networks.classes[index] for index in answers.probabilities.argmax(axis=1)]
-    abnormal = _abnormal(answers.probabilities, networks.classes)
-    calibrated = _calibrated(answers.probabilities, networks.classes, rules.temperature)
-
+    predictor = Predictor(folder)
+    inputs = [predictor.prepare(gray) for gray, _ in examined]
+    answers = predictor.answer(inputs)
+    shown, heatmaps = _maps(predictor, inputs, answers.probabilities, method)
     mark = PngInfo()
     mark.add_text(*_MARK)
-    for target, pixels, heatmap in zip(targets, answers.shown, answers.heatmaps, strict=True):
+    for target, pixels, heatmap in zip(targets, shown, heatmaps, strict=True):
         with atomic_write(target) as temporary:
             Image.fromarray(overlay(pixels.astype("uint8"), heatmap)).save(temporary, pnginfo=mark)
+    results = predictor.results(answers, [inspection.remarks for _, inspection in examined])
+    drawn = method or (_TAUGHT if predictor.networks.taught else _CONTRAST)
     return [
-        {
-            "image": str(images[n]),
-            "label": labels[n],
-            "body_part": body_part(labels[n]),
-            "p_abnormal": round(abnormal[n], 6),
-            "p_abnormal_calibrated": None if calibrated is None else round(calibrated[n], 6),
-            "called": "abnormal" if abnormal[n] > rules.threshold else "normal",
-            "threshold": rules.threshold,
-            "threshold_from": rules.threshold_from,
-            "unfamiliar": None if unlike is None else bool(unlike),
-            "probabilities": {
-                name: round(float(p), 6)
-                for name, p in zip(networks.classes, answers.probabilities[n], strict=True)
-            },
-            "remarks": [
-                {"kind": kind, "detail": detail}
-                for kind, detail in (inspection.remarks | _remark_unfamiliar(unlike)).items()
-            ],
-            "heatmap": method or (_TAUGHT if networks.taught else _CONTRAST),
-            "overlay": str(targets[n]),
-        }
-        for n, ((_, inspection), unlike) in enumerate(
-            zip(examined, answers.unfamiliar, strict=True)
-        )
+        {"image": str(image), **result, "heatmap": drawn, "overlay": str(target)}
+        for image, result, target in zip(images, results, targets, strict=True)
     ]
 
 
-class _Answers(NamedTuple):
-    """Mean probabilities (N, K) and heat-maps (N, S, S), the images at that size, and of each
-    image why it is unfamiliar: "" where it is not, None where nobody knows."""
-
-    probabilities: np.ndarray
-    heatmaps: np.ndarray
-    shown: np.ndarray
-    unfamiliar: list[str | None]
-
-
-class _Rules(NamedTuple):
-    """What was chosen on validation images."""
-
-    threshold: float
-    threshold_from: str
-    temperature: float | None
-
-
-def _rules(folder: Path, networks: Networks) -> _Rules:
-    threshold = chosen_number(folder / "operating_point.json", "threshold")
-    temperature = chosen_number(folder / "calibration.json", "temperature")
-    if threshold is None:
-        parameters = ENSEMBLE if is_ensemble(folder) else "experiment.yaml"
-        return _Rules(networks.threshold, parameters, temperature)
-    return _Rules(threshold, "operating_point.json", temperature)
-
-
-def _known(file: Path) -> Familiarity | None:
-    """What the run of a model's file knows as familiar."""
-    path = file.with_name(FAMILIARITY)
-    return read_familiarity(path) if is_tested(file.parent) and path.is_file() else None
-
-
-def _abnormal(probabilities: np.ndarray, classes: Sequence[str]) -> list[float]:
-    return p_abnormal(pd.DataFrame(probabilities, columns=probability_columns(classes))).tolist()
-
-
-def _calibrated(
-    probabilities: np.ndarray, classes: Sequence[str], temperature: float | None
-) -> list[float] | None:
-    """P(abnormal) after temperature scaling (Guo et al. 2017)."""
-    if temperature is None:
-        return None
-    return _abnormal(at_temperature(probabilities, temperature), classes)
-
-
-def _unfamiliar(known: Sequence[Familiarity], scores: Sequence[np.ndarray]) -> list[str]:
-    """Why each image is unfamiliar to at least half of the networks, else "".
-
-    Args:
-        known: what is familiar to each of K networks.
-        scores: of N images, for each network.
-    """
-    above = np.array([s > one.limit for s, one in zip(scores, known, strict=True)])
-    found = []
-    for image, votes in enumerate(above.T):
-        if votes.mean() < 0.5:
-            found.append("")
-        elif len(known) == 1:
-            found.append(f"score {scores[0][image]:.2f}, limit {known[0].limit:.2f}")
-        else:
-            found.append(f"so find {votes.sum()} of {len(known)} networks")
-    return found
-
-
-def _remark_unfamiliar(why: str | None) -> dict[str, str]:
-    if not why:
-        return {}
-    return {
-        "unfamiliar": f"this image is unlike the run's training images ({why}): do not read its "
-        "label"
-    }
-
-
-def _answer(networks: Networks, grays: Sequence[np.ndarray], method: str | None) -> _Answers:
+def _maps(
+    predictor: Predictor, inputs: Sequence[Inputs], probabilities: np.ndarray, method: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images (N, S, S) at the size of the largest network, and heat-maps (N, S, S) of them."""
     from mura_utils.explain import METHODS, attention_maps, layer_cam, methods_of
     from mura_utils.explain.targets import contrast_target
-    from mura_utils.frozen import with_pooled
-    from mura_utils.network.build import load_model
 
-    models = [load_model(file) for file in networks.files]
-    known = [_known(file) for file in networks.files]
-    answers, views, scores = [], [], []
-    for model, file, how, familiar in zip(
-        models, networks.files, networks.resize, known, strict=True
-    ):
-        if model.output_shape[-1] != len(networks.classes):
-            raise UserError(
-                f"{networks.described_in} names {len(networks.classes)} classes, but {file} has "
-                f"{model.output_shape[-1]}: they are not of one training; run 05_modeling again."
-            )
-        size = model.input_shape[1]
-        squares = [resize(gray, size, how) for gray in grays]
-        batch = np.stack(squares)[..., None].astype("float32")
-        whole = with_pooled(model, familiar.layers) if familiar else model
-        for step in (1, -1) if networks.flip else (1,):
-            views.append((model, batch[:, :, ::step], step))
-            answer = whole.predict(views[-1][1], verbose=0)
-            if familiar:
-                answer, features = answer
-                if step == 1:
-                    scores.append(familiar.scores(features))
-            answers.append(answer)
-            if not np.isfinite(answers[-1]).all():
-                raise UserError(f"{file} gives no finite probabilities: train it again.")
-    probabilities = np.mean(answers, axis=0, dtype=float)
-    target = contrast_target(probabilities.argmax(axis=1), networks.classes)
-    largest = max((batch for _, batch, step in views if step == 1), key=np.size)
+    views = [*predictor.views(inputs)]
+    target = contrast_target(probabilities.argmax(axis=1), predictor.networks.classes)
+    largest = max((view.batch for view in views if view.step == 1), key=np.size)
     maps = []
     for model, batch, step in views:
         if method:
@@ -245,14 +111,12 @@ def _answer(networks: Networks, grays: Sequence[np.ndarray], method: str | None)
                     f"{', '.join(methods_of(model))}."
                 )
             heat = METHODS[method](model, batch, target)
-        elif networks.taught:
+        elif predictor.networks.taught:
             heat = attention_maps(model, batch)[:, 0]  # the first head is the one that masks teach
         else:
             heat = layer_cam(model, batch, target)
         maps.append(_enlarge(heat[:, :, ::step], largest.shape[1]))
-    knowing = [familiar for familiar in known if familiar]
-    unfamiliar = _unfamiliar(knowing, scores) if knowing else [None] * len(grays)
-    return _Answers(probabilities, np.mean(maps, axis=0), largest[..., 0], unfamiliar)
+    return largest[..., 0], np.mean(maps, axis=0)
 
 
 def _enlarge(heatmaps: np.ndarray, size: int) -> np.ndarray:

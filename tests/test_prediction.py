@@ -24,7 +24,8 @@ from mura_utils.network.build import build_model
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.phantoms.dataset import draw_case
 from mura_utils.plotting.heatmaps import overlay
-from mura_utils.prediction import _targets, _unfamiliar, predict_images
+from mura_utils.prediction import _targets, predict_images
+from mura_utils.predictor import _unfamiliar
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
 

@@ -65,6 +65,9 @@ _SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
 _ENDINGS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg")}
 
+SUFFIXES = (*(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes), *dicom.SUFFIXES)
+"""Of files that should be images, in lower case."""
+
 # Pillow's classes rather than `Image.open`, which hides why a header is refused and warns of a
 # bomb before anybody can look at the size.
 _READERS = {"PNG": PngImageFile, "JPEG": JpegImageFile}
@@ -140,6 +143,16 @@ def read_image(path: Path | str) -> np.ndarray:
             JPEG nor DICOM, or shows nothing.
     """
     return read_hashed_image(path)[0]
+
+
+def is_image(path: Path | str) -> bool:
+    """Whether a file begins as PNG, JPEG or DICOM; False also where nobody can read it."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(132)
+            return head.startswith(tuple(_SIGNATURES.values())) or dicom.is_dicom(head)
+    except OSError:
+        return False
 
 
 def look_at(path: Path | str) -> np.ndarray | None:

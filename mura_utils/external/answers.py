@@ -50,8 +50,9 @@ def read_answers(path: Path) -> Answers:
 
     The truth is in the column label (``Abnormal-HAND``), or in abnormality (Abnormal or Normal, 1
     or 0) and, if known, body_part. The answer is in one column ``p:<label>`` for each class, or in
-    p_abnormal. Optional are path, patient, study and split; other columns are ignored. Commas,
-    semicolons and tabs separate cells, and decimal commas are read.
+    p_abnormal. Optional are path, patient, study and split; other columns are ignored. Rows with a
+    fault, as `batch.predict_folder` writes them, are left out. Commas, semicolons and tabs separate
+    cells, and decimal commas are read.
 
     Args:
         path: the CSV file.
@@ -65,6 +66,7 @@ def read_answers(path: Path) -> Answers:
     cells = _under_header(table)
     remarks = [f"{path.name}: {variant}." for variant in table.variants]
     cells, left_out = _of_test(cells, path)
+    cells, faulty = _without_faults(cells, path)
     truth = _truth(cells, path)
     identity, assumed = _identity(cells, path)
     rows = pd.concat([identity, truth], axis=1).assign(split="test")
@@ -77,7 +79,7 @@ def read_answers(path: Path) -> Answers:
         )
     columns = probability_columns(classes) or [P_ABNORMAL]
     probabilities = _numbers(cells[columns], path)
-    remarks += left_out + assumed
+    remarks += left_out + faulty + assumed
     if not classes:
         return Answers(binary_predictions(rows, probabilities[P_ABNORMAL]), True, remarks)
     known = (rows["body_part"] != "").all()
@@ -147,6 +149,18 @@ def _of_test(cells: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
             f"{path}, column split: there are {found} and no 'test'; keep the rows to be evaluated."
         )
     return test, [f"{len(cells) - len(test):,} rows whose split is not test are left out."]
+
+
+def _without_faults(cells: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of images that could be read, where a column names the faults of the others."""
+    faults = cells.get("fault", pd.Series("", cells.index))
+    faulty = faults[faults != ""]
+    if faulty.empty:
+        return cells, []
+    if len(faulty) == len(cells):
+        raise UserError(f"{path}, column fault: no row is without one; there is nothing to judge.")
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in faulty.value_counts().items())
+    return cells.drop(faulty.index), [f"{len(faulty):,} rows with a fault are left out ({kinds})."]
 
 
 def _truth(cells: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
@@ -23,6 +22,7 @@ from mura_utils.frozen.encoding import LARGEST
 from mura_utils.frozen.store import FeatureSet, Plan
 from mura_utils.generators import augment
 from mura_utils.locks import waiting
+from mura_utils.network.inference import compile_for_openvino, trace
 from mura_utils.terminal import hide_bars, to_the_terminal
 
 _BATCH = 64  # images a step of the extraction; also the unit of going on after an interruption
@@ -117,7 +117,7 @@ def _store_variant(
     transforms = features.transforms(variant, pixels.shape[1])
     # Unbuffered: what a batch wrote outlives the process.
     with partial.open("r+b" if partial.is_file() else "xb", buffering=0) as stream:
-        _write(stream, header)
+        paths.write_all(stream, header)
         stream.seek(len(header) + done * row_bytes)
         stream.truncate()
         for start in range(done, count, _BATCH):
@@ -133,18 +133,11 @@ def _store_variant(
                     f"An activation of {features.about['network']} is larger than float16 can "
                     f"hold ({LARGEST:.0f}): train with cache_features = off."
                 )
-            _write(stream, features.encoding.encode(values, features.shapes).tobytes())
+            paths.write_all(stream, features.encoding.encode(values, features.shapes).tobytes())
             bar.update(len(values))
         os.fsync(stream.fileno())
     partial.replace(features.path(variant))
     return count - done
-
-
-def _write(stream: io.RawIOBase, data: bytes) -> None:
-    """Write all of `data`: a raw stream takes less than it is given on a disk that fills up."""
-    left = memoryview(data)
-    while left:
-        left = left[stream.write(left) :]
 
 
 def _header(rows: int, width: int, dtype: str) -> bytes:
@@ -175,42 +168,15 @@ def extractor(cut: Cut, experiment: Experiment) -> tuple[Callable[[tf.Tensor], n
     return run, computed_by
 
 
-def _traced(cut: Cut, size: int, jit_compile: bool) -> Callable:
-    signature = [tf.TensorSpec((None, size, size, 1), tf.float32)]
-
-    @tf.function(input_signature=signature, jit_compile=jit_compile)
-    def network(images: tf.Tensor) -> list[tf.Tensor]:
-        return keras.tree.flatten(cut.prefix(images, training=False))
-
-    return network
-
-
 def _tensorflow(cut: Cut, experiment: Experiment) -> tuple[Callable, str]:
     compiled = uses_xla(experiment)
     dtype = cut.prefix.layers[-1].compute_dtype
     words = f"TensorFlow {dtype}" + (" compiled by XLA" if compiled else "")
-    return _traced(cut, experiment.image_size, compiled), words
+    return trace(cut.prefix, jit_compile=compiled), words
 
 
 def _openvino(cut: Cut, experiment: Experiment) -> tuple[Callable, str]:
     require_extractor(experiment)
-    import openvino
-
-    traced = _traced(cut, experiment.image_size, jit_compile=False).get_concrete_function()
-    core = openvino.Core()
-    # Asked for where the processor lacks it, bfloat16 is emulated: slower, and less exact.
-    has_it = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    precision = "bf16" if experiment.precision == "mixed" and has_it else "f32"
-    # One call at a time on all cores; the throughput hint would leave each call to one core.
-    compiled = core.compile_model(
-        openvino.convert_model(traced),
-        "CPU",
-        {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"},
-    )
-    used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-
-    def network(images: tf.Tensor) -> list[np.ndarray]:
-        result = compiled(images.numpy())
-        return [result[output] for output in range(len(cut.shapes))]
-
-    return network, f"OpenVINO {used}"
+    reduced = experiment.precision == "mixed"
+    network, used = compile_for_openvino(trace(cut.prefix), reduced)
+    return lambda images: network(images.numpy()), f"OpenVINO {used}"

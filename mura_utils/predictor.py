@@ -1,0 +1,302 @@
+"""The answer of a trained run or ensemble to gray images, by what notebook 06 has chosen for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mura_utils.data.squares import resize
+from mura_utils.errors import UserError
+from mura_utils.evaluation.calibration import at_temperature
+from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_familiarity
+from mura_utils.labels import body_part, p_abnormal, probability_columns
+from mura_utils.runs.ensemble import Networks, networks_of
+from mura_utils.runs.record import ENSEMBLE, chosen_number, is_ensemble, is_tested
+
+if TYPE_CHECKING:
+    import keras
+
+BACKENDS = ("tensorflow", "openvino")
+"""What can compute an answer."""
+
+BATCH_SIZE = 32
+"""Images that go through a network at a time."""
+
+Inputs = Mapping[tuple[int, str], np.ndarray]
+"""What networks take of an image, by side in pixels and the parameter `resize`: (S, S) uint8."""
+
+
+class Answers(NamedTuple):
+    """Of N images: mean probabilities (N, K), float64, and why each is unfamiliar.
+
+    That is "" for an image that is not, and None where nobody knows.
+    """
+
+    probabilities: np.ndarray
+    unfamiliar: list[str | None]
+
+
+class View(NamedTuple):
+    """A batch as one network takes it: (N, S, S, 1) float32; step -1 where it is mirrored."""
+
+    model: keras.Model
+    batch: np.ndarray
+    step: int
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What was chosen on validation images.
+
+    Attributes:
+        threshold: an image is abnormal if P(abnormal) is above it.
+        threshold_from: the file that it was read from.
+        temperature: divides the logits to calibrate them; None if notebook 06 has fitted none.
+    """
+
+    threshold: float
+    threshold_from: str
+    temperature: float | None
+
+    @classmethod
+    def of(cls, folder: Path, networks: Networks) -> Rules:
+        """Those of a run or an ensemble.
+
+        Raises:
+            UserError: a file of notebook 06 is damaged.
+        """
+        threshold = chosen_number(folder / "operating_point.json", "threshold")
+        temperature = chosen_number(folder / "calibration.json", "temperature")
+        if threshold is None:
+            parameters = ENSEMBLE if is_ensemble(folder) else "experiment.yaml"
+            return cls(networks.threshold, parameters, temperature)
+        return cls(threshold, "operating_point.json", temperature)
+
+
+class _Network(NamedTuple):
+    model: keras.Model
+    shape: tuple[int, str]
+    familiar: Familiarity | None
+    traced: Callable[[np.ndarray], Sequence[Any]]  # probabilities, and features if `familiar`
+    run: Callable[[np.ndarray], Sequence[Any]]  # the same, by the backend
+    file: Path
+
+
+class Predictor:
+    """A trained run or ensemble whose networks are loaded.
+
+    An ensemble answers with the mean of its networks' probabilities, over the mirror image as well
+    where it was made so. An image is unfamiliar to it where it is to at least half of its networks,
+    of those whose runs know what is familiar.
+
+    Attributes:
+        networks: whose mean it answers.
+        rules: its threshold and temperature.
+        computed_by: library and precision.
+    """
+
+    def __init__(self, folder: Path, backend: str = "tensorflow", padded: bool = False) -> None:
+        """Load the networks.
+
+        Args:
+            folder: of the run, as `runs.record.require_trained` gives it.
+            backend: one of `BACKENDS`.
+            padded: fill every batch up to `BATCH_SIZE`: for thousands of images, as nothing is
+                compiled for another size.
+
+        Raises:
+            UserError: a model cannot be loaded or has other classes, a file of notebook 06 is
+                damaged, or OpenVINO is not installed.
+        """
+        if backend == "openvino":
+            require_openvino()
+        self.networks = networks_of(folder)
+        self.rules = Rules.of(folder, self.networks)
+        self.computed_by = ""
+        self._backend, self._padded = backend, padded
+        self._loaded = [
+            self._load(file, how)
+            for file, how in zip(self.networks.files, self.networks.resize, strict=True)
+        ]
+
+    def _load(self, file: Path, how: str) -> _Network:
+        from mura_utils.frozen import with_pooled
+        from mura_utils.network.build import load_model
+        from mura_utils.network.inference import compile_for_openvino, trace
+
+        model, familiar = load_model(file), known_by(file)
+        if model.output_shape[-1] != len(self.networks.classes):
+            raise UserError(
+                f"{self.networks.described_in} names {len(self.networks.classes)} classes, but "
+                f"{file} has {model.output_shape[-1]}: they are not of one training; run "
+                "05_modeling again."
+            )
+        whole = with_pooled(model, familiar.layers) if familiar else model
+        run = traced = trace(whole, BATCH_SIZE if self._padded else None)
+        self.computed_by = "TensorFlow"
+        if self._backend == "openvino":
+            run, precision = compile_for_openvino(traced)
+            self.computed_by = f"OpenVINO {precision}"
+        return _Network(model, (model.input_shape[1], how), familiar, traced, run, file)
+
+    def prepare(self, gray: np.ndarray) -> Inputs:
+        """Make of a gray image what the networks take; several threads may.
+
+        Args:
+            gray: (H, W) uint8, as `data.images.read_image` gives it.
+        """
+        return {
+            (size, how): resize(gray, size, how)
+            for size, how in dict.fromkeys(network.shape for network in self._loaded)
+        }
+
+    def views(self, inputs: Sequence[Inputs]) -> Iterator[View]:
+        """What each network is given, in their order; its mirror images come after the images."""
+        for network in self._loaded:
+            yield from self._views(network, inputs)
+
+    def _views(self, network: _Network, inputs: Sequence[Inputs]) -> Iterator[View]:
+        squares = np.stack([each[network.shape] for each in inputs])
+        batch = squares[..., np.newaxis].astype(np.float32)
+        for step in (1, -1) if self.networks.flip else (1,):
+            yield View(network.model, batch[:, :, ::step], step)
+
+    def answer(self, inputs: Sequence[Inputs]) -> Answers:
+        """Classify images, `BATCH_SIZE` at a time.
+
+        Args:
+            inputs: what `prepare` gave for each image; one at least.
+
+        Raises:
+            UserError: a network gives no finite probabilities.
+        """
+        answers, scores, knowing = [], [], []
+        for network in self._loaded:
+            for view in self._views(network, inputs):
+                probabilities, *features = self._run(network, view.batch)
+                if not np.isfinite(probabilities).all():
+                    raise UserError(
+                        f"{network.file} gives no finite probabilities: train it again."
+                    )
+                answers.append(probabilities)
+                if network.familiar and view.step == 1:
+                    knowing.append(network.familiar)
+                    scores.append(network.familiar.scores(features[0]))
+        unfamiliar = _unfamiliar(knowing, scores) if knowing else [None] * len(inputs)
+        return Answers(np.mean(answers, axis=0, dtype=float), unfamiliar)
+
+    def difference_to_tensorflow(self, inputs: Sequence[Inputs]) -> float:
+        """The largest difference of a probability to what TensorFlow computes, 0 to 1."""
+        other = copy(self)
+        other._loaded = [network._replace(run=network.traced) for network in self._loaded]
+        difference = other.answer(inputs).probabilities - self.answer(inputs).probabilities
+        return float(np.abs(difference).max())
+
+    def _run(self, network: _Network, images: np.ndarray) -> list[np.ndarray]:
+        found = []
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = images[start : start + BATCH_SIZE]
+            missing = BATCH_SIZE - len(batch) if self._padded else 0
+            full = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else batch
+            outputs = network.run(np.ascontiguousarray(full))
+            found.append([np.asarray(output)[: len(batch)] for output in outputs])
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def results(
+        self, answers: Answers, remarks: Sequence[Mapping[str, str]]
+    ) -> list[dict[str, Any]]:
+        """What is told of each image, ready for JSON; probabilities have six decimals.
+
+        Args:
+            answers: to N images.
+            remarks: on each of them, from kind to detail.
+        """
+        classes, rules = self.networks.classes, self.rules
+        labels = [classes[index] for index in answers.probabilities.argmax(axis=1)]
+        abnormal = _abnormal(answers.probabilities, classes)
+        calibrated: list[float] | None = None
+        if rules.temperature is not None:  # temperature scaling, Guo et al. 2017
+            scaled = at_temperature(answers.probabilities, rules.temperature)
+            calibrated = _abnormal(scaled, classes)
+        return [
+            {
+                "label": labels[n],
+                "body_part": body_part(labels[n]),
+                "p_abnormal": round(abnormal[n], 6),
+                "p_abnormal_calibrated": None if calibrated is None else round(calibrated[n], 6),
+                "called": "abnormal" if abnormal[n] > rules.threshold else "normal",
+                "threshold": rules.threshold,
+                "threshold_from": rules.threshold_from,
+                "unfamiliar": None if unlike is None else bool(unlike),
+                "probabilities": {
+                    name: round(float(p), 6)
+                    for name, p in zip(classes, answers.probabilities[n], strict=True)
+                },
+                "remarks": [
+                    {"kind": kind, "detail": detail}
+                    for kind, detail in (remarks[n] | _remark_unfamiliar(unlike)).items()
+                ],
+            }
+            for n, unlike in enumerate(answers.unfamiliar)
+        ]
+
+
+def require_openvino() -> None:
+    """Refuse the backend where it is not installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if find_spec("openvino") is None:
+        raise UserError(
+            "--backend openvino needs OpenVINO: pip install -e .[openvino], or leave --backend out."
+        )
+
+
+def known_by(file: Path) -> Familiarity | None:
+    """What the run of a model's file knows as familiar; None where 06 has not written it.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = file.with_name(FAMILIARITY)
+    return read_familiarity(path) if is_tested(file.parent) and path.is_file() else None
+
+
+def _abnormal(probabilities: np.ndarray, classes: Sequence[str]) -> list[float]:
+    return p_abnormal(pd.DataFrame(probabilities, columns=probability_columns(classes))).tolist()
+
+
+def _unfamiliar(known: Sequence[Familiarity], scores: Sequence[np.ndarray]) -> list[str]:
+    """Why each image is unfamiliar to at least half of the networks, else "".
+
+    Args:
+        known: what is familiar to each of K networks.
+        scores: of N images, for each network.
+    """
+    above = np.array([s > one.limit for s, one in zip(scores, known, strict=True)])
+    found = []
+    for image, votes in enumerate(above.T):
+        if votes.mean() < 0.5:
+            found.append("")
+        elif len(known) == 1:
+            found.append(f"score {scores[0][image]:.2f}, limit {known[0].limit:.2f}")
+        else:
+            found.append(f"so find {votes.sum()} of {len(known)} networks")
+    return found
+
+
+def _remark_unfamiliar(why: str | None) -> dict[str, str]:
+    if not why:
+        return {}
+    return {
+        "unfamiliar": f"this image is unlike the run's training images ({why}): do not read its "
+        "label"
+    }
