@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,13 +43,15 @@ def write_onnx(
     import onnx
 
     with atomic_write(path) as temporary:
-        model.export(
-            str(temporary),
-            format="onnx",
-            verbose=False,
-            input_signature=input_signature(model),
-            opset_version=_OPSET,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)  # Keras's
+            model.export(
+                str(temporary),
+                format="onnx",
+                verbose=False,
+                input_signature=input_signature(model),
+                opset_version=_OPSET,
+            )
         proto = onnx.load(temporary)
         _rename(proto.graph, [tensor.name for tensor in model.inputs] + model.output_names)
         onnx.save(proto, temporary)
