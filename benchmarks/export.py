@@ -24,7 +24,7 @@ from mura_utils.evaluation import predictions_frame
 from mura_utils.evaluation.paired import compare_paired
 from mura_utils.export.runtime import Runtime
 from mura_utils.export.sample import rows_of
-from mura_utils.export.writing import SUFFIXES, export_run
+from mura_utils.export.writing import SUFFIXES, description_file, export_run
 from mura_utils.paths import read_json
 from mura_utils.runs.record import require_trained
 
@@ -42,7 +42,7 @@ def exports(name: str, out: Path | None) -> dict[str, Path]:
     for to, suffix in SUFFIXES.items():
         for int8 in (False, True) if to != "keras" else (False,):
             path = out / f"{folder.name}{'-int8' * int8}{suffix}"
-            if not path.with_suffix(".json").is_file():
+            if not description_file(path).is_file():
                 export_run(name, to, int8, out)
             title = _ORIGINAL if to == "keras" else f"{to}, {'int8' if int8 else 'float32'}"
             found[title] = path
@@ -65,7 +65,7 @@ def astray(expected: pd.DataFrame, found: pd.DataFrame) -> tuple[float, pd.Serie
 def measure_run(name: str, arguments: argparse.Namespace) -> None:
     """Print one run's table."""
     files = exports(name, arguments.out)
-    about = read_json(files[_ORIGINAL].with_suffix(".json"))
+    about = read_json(description_file(files[_ORIGINAL]))
     root, rows = rows_of(require_trained(name), "test")
     if arguments.quick:
         rows = rows.groupby("abnormality").head(_BATCH)

@@ -35,7 +35,7 @@ def network():
 
 @pytest.fixture
 def run(network):
-    """A trained run with its images, each of another brightness."""
+    """A trained run with its images, of four kinds of brightness, which it is trained on too."""
     folder = member("bones", image_size=32, resize="pad")
     network.save(folder / "model.keras")
     write_json(folder / "operating_point.json", {"threshold": 0.25, "rule": "youden"})
@@ -49,7 +49,7 @@ def run(network):
 
 def noise(count, side=32):
     rng = np.random.default_rng(0)
-    light = rng.uniform(0.2, 1, (count, 1, 1, 1))
+    light = np.resize([1, 0.2, 0.7, 0.4], (count, 1, 1, 1))
     return (rng.integers(0, 256, (count, side, side, 1)) * light).astype(np.float32)
 
 
@@ -81,7 +81,7 @@ def test_an_export_answers_as_the_run_and_says_how_to_use_it(run, network, to, i
     name = "bones-int8" if int8 else "bones"
     assert made.path == run / "export" / f"{name}{writing.SUFFIXES[to]}"
     weights = [f"{name}.bin"] if to == "openvino" else []
-    assert left(run / "export") == sorted([made.path.name, f"{name}.json", *weights])
+    assert left(run / "export") == sorted([made.path.name, f"{made.path.name}.json", *weights])
     images = noise(5)
     expected = network.predict(images, verbose=0)
     assert np.ptp(expected[:, 0]) > 0.1
@@ -90,7 +90,7 @@ def test_an_export_answers_as_the_run_and_says_how_to_use_it(run, network, to, i
     np.testing.assert_allclose(found, expected, atol=allowed)
     assert made.checked == SPLITS.count("validation") and made.difference < allowed
     assert (made.difference > 1e-5) == int8
-    about = read_json(made.path.with_suffix(".json"))
+    about = read_json(writing.description_file(made.path))
     assert about["classes"] == CLASSES and about["body_parts"] == ["HAND"]
     assert (about["threshold"], about["temperature"]) == (0.25, 1.5)
     assert (about["image_size"], about["resize"], about["run"]) == (32, "pad", "bones")
@@ -103,7 +103,7 @@ def test_thresholds_of_a_run_that_was_started_again_are_not_told(run):
     write_completed(run, ["01_data_understanding", "02_data_preprocessing", "03_data_preparation",
                           "04_data_transformation", "05_modeling"])  # fmt: skip
     made = writing.export_run("bones", "keras")
-    about = read_json(made.path.with_suffix(".json"))
+    about = read_json(writing.description_file(made.path))
     assert (about["threshold"], about["threshold_from"]) == (0.5, "experiment.yaml")
     assert about["temperature"] is None
 
@@ -155,6 +155,14 @@ def test_an_export_that_answers_otherwise_leaves_nothing(run, monkeypatch, wrong
     monkeypatch.setattr(Runtime, "predict", lambda self, images: answer(self, images) + wrong)
     assert "validation images" in refuse("bones", "keras")
     assert {name: (out / name).read_bytes() for name in left(out)} == before
+
+
+def test_what_a_killed_export_has_left_is_removed(run):
+    half = run / "export" / ".bones.keras.tmp"
+    half.mkdir(parents=True)
+    (half / "bones.keras").write_bytes(b"half")
+    writing.export_run("bones", "keras")
+    assert left(run / "export") == ["bones.keras", "bones.keras.json"]
 
 
 def test_images_that_are_gone_are_one_sentence(run):

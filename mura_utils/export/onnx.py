@@ -74,7 +74,7 @@ def quantize(path: Path, images: np.ndarray) -> None:
     """Make weights and activations of convolutions and dense layers integers of 8 bits, in place.
 
     Weights have a scale for each output channel; activations have one for each tensor, from its
-    mean minimum and maximum over the images (static quantization, as pairs of QuantizeLinear and
+    minimum and maximum over the images (static quantization, as pairs of QuantizeLinear and
     DequantizeLinear). See `_in_float` for what stays in float32.
 
     Args:
@@ -109,7 +109,6 @@ def quantize(path: Path, images: np.ndarray) -> None:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            extra_options={"CalibMovingAverage": True},
         )
 
 

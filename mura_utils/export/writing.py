@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ class Export:
     """What was written.
 
     Attributes:
-        path: the network's file; ``path.with_suffix(".json")`` describes it.
+        path: the network's file; `description_file` is beside it.
         size: of the network, in bytes.
         checked: validation images that both the run's network and the file have answered.
         difference: the largest of a probability between the two.
@@ -51,6 +50,16 @@ class Export:
     size: int
     checked: int
     difference: float
+
+
+def description_file(path: Path) -> Path:
+    """The file that describes an export; while it is there, the export is whole.
+
+    Example:
+        >>> description_file(Path("exp6.onnx")).name
+        'exp6.onnx.json'
+    """
+    return path.with_name(f"{path.name}.json")
 
 
 def export_run(run: str, to: str, int8: bool = False, out: Path | None = None) -> Export:
@@ -84,9 +93,9 @@ def export_run(run: str, to: str, int8: bool = False, out: Path | None = None) -
     images = draw_images(folder, "validation", _CHECKED, size, how)
     calibration = draw_images(folder, "train", _CALIBRATED, size, how) if int8 else None
     out = folder / "export" if out is None else out
-    with _staging(out) as staged:
-        name = f"{folder.name}-int8" if int8 else folder.name
-        path = staged / f"{name}{SUFFIXES[to]}"
+    target = out / f"{folder.name}{'-int8' if int8 else ''}{SUFFIXES[to]}"
+    with _staging(target) as staged:
+        path = staged / target.name
         _WRITERS[to](model, path, about, calibration)
         difference = _difference(model, path, images)
         if not difference <= (1 if int8 else AGREEMENT):  # NaN is refused, too
@@ -97,12 +106,11 @@ def export_run(run: str, to: str, int8: bool = False, out: Path | None = None) -
             )
         written = sorted(staged.iterdir())
         size = sum(file.stat().st_size for file in written)
-        target = out / path.name
-        for old in (target.with_suffix(".json"), target):
+        for old in (description_file(target), target):
             old.unlink(missing_ok=True)  # no reader sees parts of two exports
         for file in written:
             file.replace(out / file.name)
-        write_json(target.with_suffix(".json"), about)
+        write_json(description_file(target), about)
     return Export(target, size, len(images), difference)
 
 
@@ -133,15 +141,17 @@ def _difference(model: keras.Model, path: Path, images: np.ndarray) -> float:
 
 
 @contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A folder inside `out` that is gone after the block.
+def _staging(target: Path) -> Iterator[Path]:
+    """An empty folder beside the target that is gone after the block, as is a killed export's.
 
     Raises:
-        UserError: `out` cannot be made or written to.
+        UserError: it cannot be made.
     """
+    staged = target.with_name(f".{target.name}.tmp")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=".export-", dir=out))
+        if staged.is_dir():
+            shutil.rmtree(staged)
+        staged.mkdir(parents=True)
     except OSError as error:
         raise UserError(
             f"{in_one_sentence(error).rstrip('.')}: give another folder with --out."
