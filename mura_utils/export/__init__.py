@@ -1,0 +1,1 @@
+"""A trained run for other programs and other machines."""
