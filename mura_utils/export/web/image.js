@@ -143,15 +143,21 @@ function roundEven(x) {
   return x - down === 0.5 ? down + (down % 2) : Math.round(x);
 }
 
-/** Pillow's Image.resize with BILINEAR and reducing_gap=3.0 of 8-bit levels, to the bit. */
+/**
+ * Image.resize with BILINEAR and reducing_gap=3.0 of 8-bit levels, to the bit of Pillow 13; earlier
+ * versions always filter along the rows first, so that a level may differ by 1.
+ */
 function resize(gray, width, height, columns, rows) {
   if (width === columns && height === rows) return gray;
   const across = Math.trunc(width / columns / 3) || 1;
   const down = Math.trunc(height / rows / 3) || 1;
   const reduced = across > 1 || down > 1 ? reduce(gray, width, height, across, down) : gray;
   const [w, h] = [Math.ceil(width / across), Math.ceil(height / down)];
-  const wide = filtered(weightsOf(w, width / across, columns), reduced, columns, h, w, 1);
-  return filtered(weightsOf(h, height / down, rows), wide, rows, columns, 1, columns);
+  const horizontal = weightsOf(w, width / across, columns);
+  const vertical = weightsOf(h, height / down, rows);
+  return rows < h && h - rows > 2 * (w - columns)
+    ? filteredRows(horizontal, filteredColumns(vertical, reduced, w), w, rows)
+    : filteredColumns(vertical, filteredRows(horizontal, reduced, w, h), columns);
 }
 
 /** Image.reduce: the mean of whole blocks, and of what is left of them at the right and below. */
@@ -191,22 +197,32 @@ function weightsOf(available, extent, count) {
   });
 }
 
-/**
- * One pass of the filter over `lines` lines; level n of line l lies at l * line + n * step, in
- * the input as in the output but for the length of a line.
- */
-function filtered(filter, levels, count, lines, line, step) {
-  const result = new Uint8Array(count * lines);
-  const outLine = step === 1 ? count : 1;
-  for (let l = 0; l < lines; l++) {
-    for (let n = 0; n < count; n++) {
-      const { first, weights } = filter[n];
-      let sum = 2 ** (PRECISION - 1);
-      for (let k = 0; k < weights.length; k++) {
-        sum += levels[l * line + (first + k) * step] * weights[k];
-      }
-      result[l * outLine + n * step] = sum >> PRECISION;
+/** Levels (height, width) filtered along each row: (height, one a weight). */
+function filteredRows(filter, levels, width, height) {
+  const columns = filter.length;
+  const result = new Uint8Array(height * columns);
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < columns; column++) {
+      const { first, weights } = filter[column];
+      result[row * columns + column] = weighted(levels, row * width + first, 1, weights);
     }
   }
   return result;
+}
+
+/** Levels (any, width) filtered along each column: (one a weight, width). */
+function filteredColumns(filter, levels, width) {
+  const result = new Uint8Array(filter.length * width);
+  filter.forEach(({ first, weights }, row) => {
+    for (let column = 0; column < width; column++) {
+      result[row * width + column] = weighted(levels, first * width + column, width, weights);
+    }
+  });
+  return result;
+}
+
+function weighted(levels, start, step, weights) {
+  let sum = 2 ** (PRECISION - 1);
+  for (let k = 0; k < weights.length; k++) sum += levels[start + k * step] * weights[k];
+  return sum >> PRECISION;
 }

@@ -57,7 +57,7 @@ async function respond(file) {
     const seconds = (performance.now() - start) / 1000;
     showImage(image, found, facts);
     showAnswer(found, image.remarks, seconds, facts);
-    say(`${file.name}: ${sentence(found, facts)}`);
+    say(file.name, `: ${sentence(found, facts)}`);
   } catch (error) {
     showNothing();
     if (!(error instanceof ImageFault)) console.error(error);

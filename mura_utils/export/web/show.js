@@ -5,7 +5,7 @@ import { enlarged, heatOf } from "./answer.js";
 const SHOWN_SIDE = 1600; // pixels of the longer side of the radiograph's canvas
 const HEAT_SIDE = 256; // pixels of a side of the heat-map's canvas, before it is cut
 const HOTTEST = 0.85; // opacity
-const LEAST_FULL = 1; // fall of the log-odds that has the full color, or more where more falls
+const LEAST_FULL = 0.5; // fall of the log-odds that has the full color, or more where more falls
 const MAGMA = [
   [0, 0, 4], [29, 17, 71], [81, 18, 124], [131, 38, 129], [183, 55, 121],
   [231, 82, 99], [252, 137, 97], [254, 196, 136], [252, 253, 191],
@@ -14,13 +14,15 @@ const PARTS = ["stage", "answer", "map", "details"]; // that are shown with an a
 
 export const element = (id) => document.getElementById(id);
 
-/** Say something to everybody, screen readers included. */
-export function say(text) {
-  element("status").textContent = text;
+/** Say something; `spoken` follows for screen readers alone, as the page shows it elsewhere. */
+export function say(text, spoken = "") {
+  const hidden = make("span", spoken);
+  hidden.className = "spoken";
+  element("status").replaceChildren(text, hidden);
 }
 
 export function showNothing() {
-  for (const id of ["warning", ...PARTS]) element(id).hidden = true;
+  for (const id of ["intro", "warning", ...PARTS]) element(id).hidden = true;
   element("drop").classList.remove("small");
 }
 
@@ -42,14 +44,15 @@ export function showAnswer(found, remarks, seconds, facts) {
   element("answer").dataset.called = called;
   element("call").textContent = called === "abnormal" ? "Abnormal" : "Normal";
   element("part").textContent = words(bodyPart);
-  element("p").textContent = number(pAbnormal);
+  element("p").replaceChildren(data(pAbnormal));
   element("p-bar").style.width = `${100 * pAbnormal}%`;
   element("p-mark").style.left = `${100 * facts.threshold}%`;
   element("rule").textContent = `Called abnormal above ${number(facts.threshold)}, ${facts.rule}.`;
-  element("calibrated").textContent =
-    calibrated === null
-      ? "This run has no calibrated probability."
-      : `Calibrated P(abnormal): ${number(calibrated)}, at temperature ${facts.temperature.toFixed(2)}.`;
+  element("calibrated").replaceChildren(
+    ...(calibrated === null
+      ? ["This run has no calibrated probability."]
+      : ["Calibrated P(abnormal): ", data(calibrated), `, temperature ${number(facts.temperature)}.`]),
+  );
   element("likeliest").textContent = `Likeliest class: ${label}.`;
   element("classes").replaceChildren(...found.parts.map(rowOf));
   element("remarks").replaceChildren(...remarks.map((text) => make("li", text)));
@@ -81,7 +84,12 @@ function rowOf({ bodyPart, abnormal, normal }) {
     span.style.width = `${100 * p}%`;
     bar.append(span);
   }
-  row.append(head, bar, make("td", number(abnormal)), make("td", number(normal)));
+  const cells = [abnormal, normal].map((p) => {
+    const cell = make("td");
+    cell.append(data(p));
+    return cell;
+  });
+  row.append(head, bar, ...cells);
   return row;
 }
 
@@ -97,6 +105,7 @@ export function showImage({ bitmap, width, height }, found, facts) {
   element("stage").style.setProperty("--ratio", width / height);
   showHeat(found, facts);
   for (const id of PARTS) element(id).hidden = false;
+  element("intro").hidden = true;
   element("drop").classList.add("small");
 }
 
@@ -113,9 +122,10 @@ function showHeat({ map, grid, bodyPart, box }, facts) {
   const cut = box.map((side) => (side * HEAT_SIDE) / facts.image_size);
   [canvas.width, canvas.height] = [Math.ceil(cut[2]), Math.ceil(cut[3])];
   canvas.getContext("2d").putImageData(image, -Math.round(cut[0]), -Math.round(cut[1]));
-  element("map-most").textContent = attention ? `${percent(full)} of it in a cell` : full.toFixed(1);
+  element("map-most").textContent = attention ? percent(full) : full.toFixed(1);
   element("map-note").textContent = attention
-    ? "Attention, taught by masks: where the network looks for a finding."
+    ? `Attention, taught by masks: where the network looks for a finding. ${percent(most)} of it is ` +
+      "in the hottest cell."
     : `What speaks for “abnormal”: how far the log-odds of abnormal against normal ` +
       `${bodyPart ? `(${words(bodyPart)}) ` : ""}fall where a cell of the last feature map is ` +
       `blanked. ${most > 0 ? `At most ${most.toFixed(2)} here.` : "Nothing does here."}`;
@@ -128,6 +138,13 @@ function colorOf(value) {
   const low = Math.min(Math.floor(at), MAGMA.length - 2);
   const mixed = MAGMA[low].map((from, n) => from + (MAGMA[low + 1][n] - from) * (at - low));
   return [...mixed, 255 * HOTTEST * value];
+}
+
+/** A probability, rounded to the eye. */
+function data(p) {
+  const made = make("data", number(p));
+  made.value = p;
+  return made;
 }
 
 function make(name, text = "") {
