@@ -1,7 +1,7 @@
 """What `cache/` holds, and how it is emptied.
 
 Everything there can be made again: decoded pixels (`data.pixels`), activations of frozen networks
-(`frozen.store`), and what npm has fetched (`export.runtime`). Each use renews an entry's time of
+(`frozen.store`), and what npm has fetched (`export.onnx_web`). Each use renews an entry's time of
 change.
 """
 

@@ -10,7 +10,7 @@ from members import member
 
 from mura_utils import cache
 from mura_utils.errors import UserError
-from mura_utils.export import runtime
+from mura_utils.export import onnx_web
 from mura_utils.export.web import _PAGE, _SCRIPTS, page_facts, write_page
 from mura_utils.paths import REPOSITORY, cache_dir, write_json
 from mura_utils.runs.ensemble import networks_of
@@ -77,28 +77,28 @@ def npm(tmp_path, monkeypatch):
 def test_without_npm_a_sentence_says_what_to_do(npm, tmp_path):
     npm(None)
     with pytest.raises(UserError, match=r"there is no npm here to fetch it: install Node\.js, or"):
-        runtime.write_runtime(tmp_path / "out")
+        onnx_web.write_runtime(tmp_path / "out")
 
 
 def test_without_a_network_npm_is_quoted(npm, tmp_path):
     npm("echo 'npm error code ENOTFOUND' >&2; exit 1")
     with pytest.raises(UserError, match=r"could not fetch .*\(npm error code ENOTFOUND\)"):
-        runtime.write_runtime(tmp_path / "out")
+        onnx_web.write_runtime(tmp_path / "out")
     assert list(cache_dir().iterdir()) == []
 
 
 def test_another_package_is_refused_and_not_kept(npm, tmp_path):
-    npm(f'echo other > "$4/onnxruntime-web-{runtime.VERSION}.tgz"')
+    npm(f'echo other > "$4/onnxruntime-web-{onnx_web.VERSION}.tgz"')
     with pytest.raises(UserError, match=r"its SHA-512 differs"):
-        runtime.write_runtime(tmp_path / "out")
+        onnx_web.write_runtime(tmp_path / "out")
     assert list(cache_dir().iterdir()) == []
     assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_package_in_the_cache_is_named(tmp_path):
     cache_dir().mkdir()
-    package = cache_dir() / f"onnxruntime-web-{runtime.VERSION}.tgz"
+    package = cache_dir() / f"onnxruntime-web-{onnx_web.VERSION}.tgz"
     package.write_bytes(b"half")
     with pytest.raises(UserError, match=r"remove it, and it is fetched again"):
-        runtime.write_runtime(tmp_path / "out")
+        onnx_web.write_runtime(tmp_path / "out")
     assert [entry.content for entry in cache.entries()] == ["ONNX Runtime Web, from npm"]

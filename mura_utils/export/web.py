@@ -15,7 +15,7 @@ from mura_utils.data import images
 from mura_utils.errors import UserError
 from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_familiarity
 from mura_utils.experiments import Experiment
-from mura_utils.export.runtime import write_runtime
+from mura_utils.export.onnx_web import write_runtime
 from mura_utils.paths import atomic_write, reading, write_json
 from mura_utils.runs.ensemble import Networks, networks_of
 from mura_utils.runs.record import chosen_number, is_tested, read_experiment, require_trained
