@@ -16,12 +16,13 @@ from typing import Annotated, Any
 
 import typer
 
-from mura_utils import data_commands
+from mura_utils import data_commands, export_commands
 from mura_utils.errors import UserError, describe
 from mura_utils.terminal import print_log_lines
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 app.add_typer(data_commands.app, name="data")
+app.command()(export_commands.export)
 
 
 @app.command()

@@ -1,1 +1,1 @@
-"""A trained run for other programs and other machines."""
+"""A trained run as one file for another runtime: LiteRT, ONNX Runtime, OpenVINO, Keras."""

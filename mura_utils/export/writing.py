@@ -1,0 +1,143 @@
+"""``mura export``: writing a run's network for another runtime, and checking what was written."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from mura_utils.errors import UserError
+from mura_utils.errors import describe as in_one_sentence
+from mura_utils.export.description import describe, one_network
+from mura_utils.export.litert import write_litert
+from mura_utils.export.onnx import write_onnx
+from mura_utils.export.openvino import write_openvino
+from mura_utils.export.runtime import LIBRARIES, Runtime, require_library
+from mura_utils.export.sample import draw_images
+from mura_utils.network.build import in_float32
+from mura_utils.network.saved import load_model
+from mura_utils.paths import write_json
+from mura_utils.runs.record import require_trained
+
+SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "openvino": ".xml", "keras": ".keras"}
+"""Formats, and how their files end."""
+
+AGREEMENT = 1e-3
+"""The largest difference of a probability between a run and its export in floating point."""
+
+_CHECKED = 64  # validation images
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        path: the network's file; ``path.with_suffix(".json")`` describes it.
+        size: of the network, in bytes.
+        checked: validation images that both the run's network and the file have answered.
+        difference: the largest of a probability between the two.
+    """
+
+    path: Path
+    size: int
+    checked: int
+    difference: float
+
+
+def export_run(run: str, to: str, int8: bool = False, out: Path | None = None) -> Export:
+    """Write a trained run for another runtime, with a JSON file that describes it.
+
+    Nothing is left in `out` unless the file gives the run's answers. An earlier export of the same
+    name is replaced.
+
+    Args:
+        run: the name of a run, or the path of its folder.
+        to: a format, one of `SUFFIXES`.
+        int8: weights and activations of the larger layers in 8 bits, calibrated on training
+            images.
+        out: folder; by default ``export/`` in the run's.
+
+    Raises:
+        UserError: no such format; a library is missing; the run is not trained, or is an ensemble
+            of several networks; its images are gone; `out` cannot be written to; the file answers
+            otherwise than the run.
+    """
+    if to not in SUFFIXES:
+        raise UserError(f"--to {to} is no format: give one of {', '.join(SUFFIXES)}.")
+    if int8:
+        raise UserError("--int8 is not there yet: export without it.")
+    require_library(*_NEEDED[to], LIBRARIES.get(SUFFIXES[to]))
+    folder = require_trained(run)
+    networks = one_network(folder)
+    model = in_float32(load_model(networks.files[0]))
+    size, how = model.input_shape[1], networks.resize[0]
+    about = describe(folder, size) | {"format": to, "int8": int8}
+    images = draw_images(folder, "validation", _CHECKED, size, how)
+    out = folder / "export" if out is None else out
+    with _staging(out) as staged:
+        name = f"{folder.name}-int8" if int8 else folder.name
+        path = staged / f"{name}{SUFFIXES[to]}"
+        _WRITERS[to](model, path, about)
+        difference = _difference(model, path, images)
+        if not int8 and not difference <= AGREEMENT:
+            raise UserError(
+                f"The {to} export of {folder.name} differs from its network by {difference:.2g} in "
+                f"a probability, more than {AGREEMENT:g}: nothing was written; give another format."
+            )
+        written = sorted(staged.iterdir())
+        size = sum(file.stat().st_size for file in written)
+        target = out / path.name
+        for old in (target.with_suffix(".json"), target):
+            old.unlink(missing_ok=True)  # no reader sees parts of two exports
+        for file in written:
+            file.replace(out / file.name)
+        write_json(target.with_suffix(".json"), about)
+    return Export(target, size, len(images), difference)
+
+
+def _write_keras(model: keras.Model, path: Path, about: dict[str, Any]) -> None:
+    model.save(path)
+
+
+_WRITERS = {
+    "litert": write_litert,
+    "onnx": write_onnx,
+    "openvino": write_openvino,
+    "keras": _write_keras,
+}
+
+_NEEDED = {"litert": [], "onnx": ["onnx", "tf2onnx"], "openvino": [], "keras": []}
+
+
+def _difference(model: keras.Model, path: Path, images: np.ndarray) -> float:
+    """The largest difference of a probability; NaN where one is none."""
+    expected = model.predict(images, verbose=0)
+    return float(np.abs(Runtime(path).predict(images) - expected).max())
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A folder inside `out` that is gone after the block.
+
+    Raises:
+        UserError: `out` cannot be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=".export-", dir=out))
+    except OSError as error:
+        raise UserError(
+            f"{in_one_sentence(error).rstrip('.')}: give another folder with --out."
+        ) from None
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged)
