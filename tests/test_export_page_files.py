@@ -11,15 +11,14 @@ from members import member
 from mura_utils import cache
 from mura_utils.errors import UserError
 from mura_utils.export import onnx_web
-from mura_utils.export.web import _PAGE, _SCRIPTS, page_facts, write_page
+from mura_utils.export.web import PAGE, page_facts, write_page
 from mura_utils.paths import REPOSITORY, cache_dir, write_json
-from mura_utils.runs.ensemble import networks_of
 
 WEB = REPOSITORY / "mura_utils" / "export" / "web"
 
 
 def test_the_page_names_no_other_place_and_runs_no_inline_script():
-    assert sorted(path.name for path in WEB.iterdir()) == sorted([*_PAGE, *_SCRIPTS])
+    assert sorted(path.name for path in WEB.iterdir()) == sorted(PAGE)
     for path in WEB.iterdir():
         urls = set(re.findall(r"https?://[\w./:]+", path.read_text(encoding="utf-8")))
         assert urls <= {"http://localhost:8000", "http://www.w3.org/2000/svg"}, path.name
@@ -31,14 +30,14 @@ def test_the_page_names_no_other_place_and_runs_no_inline_script():
 
 def test_the_facts_are_what_notebook_06_has_chosen():
     folder = member("tested", threshold=0.3)
-    facts = page_facts(folder, networks_of(folder), None)
-    assert [one["abnormal"] for one in facts["classes"]] == [True, False]
+    facts = page_facts(folder, 64, None)
+    assert [one["abnormal"] for one in facts["labels"]] == [True, False]
     assert (facts["threshold"], facts["temperature"], facts["limit"]) == (0.3, None, None)
     assert facts["rule"] == "the threshold that the run was given"
     point = {"rule": "sensitivity", "target": 0.95, "threshold": 0.2}
     write_json(folder / "operating_point.json", point)
     write_json(folder / "calibration.json", {"temperature": 1.5})
-    facts = page_facts(folder, networks_of(folder), None)
+    facts = page_facts(folder, 64, None)
     assert (facts["threshold"], facts["temperature"]) == (0.2, 1.5)
     assert facts["rule"] == "chosen on validation studies for a sensitivity of 0.95"
 

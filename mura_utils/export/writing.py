@@ -71,7 +71,7 @@ def export_run(run: str, to: str, int8: bool = False, out: Path | None = None) -
             otherwise than the run.
     """
     if to not in SUFFIXES:
-        raise UserError(f"--to {to} is no format: give one of {', '.join(SUFFIXES)}.")
+        raise UserError(f"--to {to} is no format: give one of {', '.join(SUFFIXES)} or web.")
     if int8:
         raise UserError("--int8 is not there yet: export without it.")
     require_library(*_NEEDED[to], LIBRARIES.get(SUFFIXES[to]))

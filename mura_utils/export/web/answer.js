@@ -22,7 +22,7 @@ export function atTemperature(probabilities, temperature) {
  * @param {object} facts run.json.
  */
 export function answer(probabilities, score, facts) {
-  const { classes, threshold, temperature, limit } = facts;
+  const { labels: classes, threshold, temperature, limit } = facts;
   const likeliest = probabilities.indexOf(Math.max(...probabilities));
   const p = pAbnormal(probabilities, classes);
   return {
@@ -54,9 +54,9 @@ function byBodyPart(probabilities, classes) {
  * @param {Float32Array} values (h, w, channels): attention, or the fall of each class's logit.
  * @param {string} bodyPart whose abnormal - normal is explained.
  */
-export function heatOf(values, [height, width, channels], bodyPart, { classes, map }) {
+export function heatOf(values, [height, width, channels], bodyPart, { labels, map }) {
   const sign = ({ body_part, abnormal }) => (body_part === bodyPart ? (abnormal ? 1 : -1) : 0);
-  const weights = map === "attention" ? [1] : classes.map(sign);
+  const weights = map === "attention" ? [1] : labels.map(sign);
   return Array.from({ length: height * width }, (_, cell) => {
     const at = cell * channels;
     const sum = weights.reduce((total, weight, k) => total + weight * values[at + k], 0);

@@ -13,7 +13,7 @@ const FEWEST_OF_16_BITS = 64; // gray levels that must be left where the browser
  */
 export async function decode(file, checks) {
   const { bytes, type, deep, alpha } = withoutMetadata(new Uint8Array(await file.arrayBuffer()));
-  const bitmap = await bitmapOf(new Blob([bytes], { type }));
+  let bitmap = await bitmapOf(new Blob([bytes], { type }));
   const { width, height } = bitmap;
   if (width * height > checks.max_pixels) {
     throw new ImageFault(`${width} × ${height} pixels are more than ${checks.max_pixels}.`);
@@ -31,7 +31,15 @@ export async function decode(file, checks) {
   if (isInverted(gray, width, height, checks.inverted)) {
     remarks.push("Bright background, as in a negative: the network expects bright bones.");
   }
+  if (deep || alpha) bitmap = await asBitmap(gray, width, height); // else it would look otherwise
   return { gray, width, height, bitmap, remarks };
+}
+
+function asBitmap(gray, width, height) {
+  const image = new ImageData(width, height);
+  gray.forEach((level, n) => image.data.fill(level, 4 * n, 4 * n + 3));
+  for (let n = 3; n < image.data.length; n += 4) image.data[n] = 255;
+  return createImageBitmap(image);
 }
 
 async function bitmapOf(blob) {

@@ -11,7 +11,9 @@ const { facts, session } = await start();
 let latest; // file: one that was still waiting before it is dropped
 let busy = Promise.resolve(); // a session answers one image at a time
 
-element("run").textContent = facts.about;
+element("run").textContent =
+  `Run ${facts.run}; images are ${facts.resize === "pad" ? "padded" : "stretched"} to ` +
+  `${facts.image_size} × ${facts.image_size} pixels. ${facts.notice}`;
 element("file").disabled = false;
 element("file").addEventListener("change", () => read(element("file").files[0]));
 element("opacity").addEventListener("input", showOpacity);
