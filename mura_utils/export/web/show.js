@@ -126,7 +126,7 @@ function showHeat({ map, grid, bodyPart, box }, facts) {
   element("map-note").textContent = attention
     ? `Attention, taught by masks: where the network looks for a finding. ${percent(most)} of it is ` +
       "in the hottest cell."
-    : `What speaks for “abnormal”: how far the log-odds of abnormal against normal ` +
+    : `Occlusion: what speaks for “abnormal”. How far the log-odds of abnormal against normal ` +
       `${bodyPart ? `(${words(bodyPart)}) ` : ""}fall where a cell of the last feature map is ` +
       `blanked. ${most > 0 ? `At most ${most.toFixed(2)} here.` : "Nothing does here."}`;
   showOpacity();
