@@ -33,7 +33,7 @@ class Runtime:
         path = Path(path)
         if path.suffix not in _LOADERS:
             raise UserError(f"{path} is no exported network: give one of {', '.join(_LOADERS)}.")
-        require_library(LIBRARIES.get(path.suffix))
+        require_library(*filter(None, [LIBRARIES.get(path.suffix)]))
         if not path.is_file():
             raise UserError(f"{path} is missing: write it with 'mura export'.")
         with naming_damage(path, "write it again with 'mura export'"):
@@ -54,13 +54,13 @@ class Runtime:
         return np.concatenate([self._answer(batch) for batch in batches])
 
 
-def require_library(*modules: str | None) -> None:
+def require_library(*modules: str) -> None:
     """Refuse to go on without libraries of the extra ``export``.
 
     Raises:
         UserError: names the first that is not installed.
     """
-    for module in filter(None, modules):
+    for module in modules:
         if find_spec(module) is None:
             raise UserError(f"An export needs {module}: pip install -e .[export].")
 

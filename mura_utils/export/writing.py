@@ -33,6 +33,7 @@ AGREEMENT = 1e-3
 """The largest difference of a probability between a run and its export in floating point."""
 
 _CHECKED = 64  # validation images
+_CALIBRATED = 256  # training images
 
 
 @dataclass(frozen=True)
@@ -72,25 +73,27 @@ def export_run(run: str, to: str, int8: bool = False, out: Path | None = None) -
     """
     if to not in SUFFIXES:
         raise UserError(f"--to {to} is no format: give one of {', '.join(SUFFIXES)} or web.")
-    if int8:
-        raise UserError("--int8 is not there yet: export without it.")
-    require_library(*_NEEDED[to], LIBRARIES.get(SUFFIXES[to]))
+    if int8 and to == "keras":
+        raise UserError("Keras has no int8 for convolutions: give another --to, or no --int8.")
+    require_library(*_needed(to, int8))
     folder = require_trained(run)
     networks = one_network(folder)
     model = in_float32(load_model(networks.files[0]))
     size, how = model.input_shape[1], networks.resize[0]
     about = describe(folder, size) | {"format": to, "int8": int8}
     images = draw_images(folder, "validation", _CHECKED, size, how)
+    calibration = draw_images(folder, "train", _CALIBRATED, size, how) if int8 else None
     out = folder / "export" if out is None else out
     with _staging(out) as staged:
         name = f"{folder.name}-int8" if int8 else folder.name
         path = staged / f"{name}{SUFFIXES[to]}"
-        _WRITERS[to](model, path, about)
+        _WRITERS[to](model, path, about, calibration)
         difference = _difference(model, path, images)
-        if not int8 and not difference <= AGREEMENT:
+        if not difference <= (1 if int8 else AGREEMENT):  # NaN is refused, too
             raise UserError(
                 f"The {to} export of {folder.name} differs from its network by {difference:.2g} in "
-                f"a probability, more than {AGREEMENT:g}: nothing was written; give another format."
+                f"a probability, on {len(images)} validation images: nothing was written; give "
+                "another format."
             )
         written = sorted(staged.iterdir())
         size = sum(file.stat().st_size for file in written)
@@ -103,7 +106,7 @@ def export_run(run: str, to: str, int8: bool = False, out: Path | None = None) -
     return Export(target, size, len(images), difference)
 
 
-def _write_keras(model: keras.Model, path: Path, about: dict[str, Any]) -> None:
+def _write_keras(model: keras.Model, path: Path, *_: Any) -> None:
     model.save(path)
 
 
@@ -114,7 +117,13 @@ _WRITERS = {
     "keras": _write_keras,
 }
 
-_NEEDED = {"litert": [], "onnx": ["onnx", "tf2onnx"], "openvino": [], "keras": []}
+
+def _needed(to: str, int8: bool) -> list[str]:
+    """The libraries that write a format and run it."""
+    runs = LIBRARIES.get(SUFFIXES[to])
+    through_onnx = to == "onnx" or (to == "openvino" and int8)
+    writes = ["onnx", "tf2onnx", "onnxruntime"] if through_onnx else []
+    return [*writes, *filter(None, [runs])]
 
 
 def _difference(model: keras.Model, path: Path, images: np.ndarray) -> float:
