@@ -1,7 +1,8 @@
 """What `cache/` holds, and how it is emptied.
 
-Everything there can be computed again: decoded pixels (`data.pixels`) and activations of frozen
-networks (`frozen.store`). Each use renews an entry's time of change.
+Everything there can be made again: decoded pixels (`data.pixels`), activations of frozen networks
+(`frozen.store`), and what npm has fetched (`export.onnx_web`). Each use renews an entry's time of
+change.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ def entries(folder: Path | None = None) -> list[Entry]:
         *(_describe(path, _pixels(path)) for path in folder.glob("pixels-*.npy")),
         *(_describe(path, "pixels, unfinished") for path in folder.glob(".pixels-*.tmp.npy")),
         *(_describe(path, _features(path)) for path in folder.glob("features-*/")),
+        *(
+            _describe(path, "ONNX Runtime Web, from npm")
+            for path in folder.glob("onnxruntime-*.tgz")
+        ),
     ]
     return sorted(found, key=lambda entry: entry.unused_for)
 

@@ -18,7 +18,8 @@ import pandas as pd
 from mura_utils import frozen, training
 from mura_utils.data.dataset import Images
 from mura_utils.experiments import validate_parameters
-from mura_utils.network import build
+from mura_utils.network import build, heads
+from mura_utils.network.backbone import FEATURES
 from mura_utils.training import fitting, resume
 
 HERE = Path(__file__).parent
@@ -93,6 +94,20 @@ def vivid(settings):
         elif isinstance(layer, keras.layers.DepthwiseConv2D):
             layer.kernel.assign(rng.normal(0, 1, layer.kernel.shape))
     return model
+
+
+def with_head(settings, classes):
+    """Two convolutions in place of a backbone, and a real head; large weights."""
+    keras.utils.set_random_seed(0)
+    options = {"activation": "relu", "kernel_initializer": "he_normal", "bias_initializer": "ones"}
+    inputs = keras.Input((settings.image_size, settings.image_size, 1), name="radiograph")
+    x = keras.layers.Rescaling(1 / 64, name="scaling")(inputs)
+    fine = keras.layers.Conv2D(8, 16, strides=16, name="fine", **options)(x)
+    coarse = keras.layers.Conv2D(12, 2, strides=2, name="last", **options)(fine)
+    coarse = keras.layers.Identity(name=FEATURES)(coarse)
+    x = heads.attach_head(settings, coarse, fine)
+    logits = keras.layers.Dense(classes, kernel_initializer="he_normal", name=heads.LOGITS)(x)
+    return keras.Model(inputs, keras.layers.Activation("softmax", name="predictions")(logits))
 
 
 def noise(train=20, validation=7, test=5, size=32):

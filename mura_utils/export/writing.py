@@ -81,7 +81,7 @@ def export_run(run: str, to: str, int8: bool = False, out: Path | None = None) -
             otherwise than the run.
     """
     if to not in SUFFIXES:
-        raise UserError(f"--to {to} is no format: give one of {', '.join(SUFFIXES)}.")
+        raise UserError(f"--to {to} is no format: give one of {', '.join(SUFFIXES)} or web.")
     if int8 and to == "keras":
         raise UserError("Keras has no int8 for convolutions: give another --to, or no --int8.")
     require_library(*_needed(to, int8))

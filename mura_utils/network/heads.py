@@ -16,6 +16,9 @@ FINDING_LOGITS = f"{FINDING}_logits"
 FINDING_WEIGHTS = "weights"
 """The softmax over positions of these logits (N, h * w, 1), with which head "pooled" averages."""
 
+LATERAL_FINE = "lateral_16"
+"""The convolution by which head "pooled" reads the backbone's map with cells of 16 pixels."""
+
 LOGITS = "logits"
 """The classifier: the last dense layer, one unit a class."""
 
@@ -113,7 +116,7 @@ def _fused(coarse: KerasTensor, fine: KerasTensor, network: Network) -> KerasTen
     x = layers.Conv2D(_FUSED, 1, name="lateral_32")(coarse)
     if network.feature_strides == [16, 32]:
         x = layers.UpSampling2D(interpolation="bilinear", name="upsampled")(x)
-        x = layers.Add(name="fused")([x, layers.Conv2D(_FUSED, 1, name="lateral_16")(fine)])
+        x = layers.Add(name="fused")([x, layers.Conv2D(_FUSED, 1, name=LATERAL_FINE)(fine)])
     x = layers.Activation("relu", name="fused_relu")(x)
     return layers.SeparableConv2D(_FUSED, 3, padding="same", activation="relu", name="smoothed")(x)
 
