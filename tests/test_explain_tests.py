@@ -54,11 +54,6 @@ PATCH = np.zeros((SIZE, SIZE), bool)
 PATCH[4:12, 18:26] = True
 
 
-def looks_at_the_patch(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """The patch's contrast: neither black nor blurred pixels have any."""
-    return np.clip(images[..., 0][:, PATCH].std(axis=1) / 100, 0, 1)
-
-
 def reference(answer, before, after, heatmap, steps):
     """Petsiuk et al. 2018, algorithm 1, written from the paper: pixel by pixel."""
     order = sorted(range(SIZE * SIZE), key=lambda n: (-heatmap.flat[n], n))
@@ -75,6 +70,11 @@ def test_the_map_of_what_the_network_looks_at_ranks_first(images):
     maps |= {"patch": np.repeat(PATCH[None].astype(np.float32), len(images), axis=0)}
     maps |= {"complement": 1 - maps["patch"]}
     keyed = {(name, "-"): each for name, each in maps.items()}
+
+    def looks_at_the_patch(now: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """The share of the patch's pixels that are as they were."""
+        return (now == images[positions])[:, PATCH].mean(axis=(1, 2))
+
     curves = faithfulness.hide_and_show(looks_at_the_patch, images, keyed, steps=16)
     scores = faithfulness.score_faithfulness(curves)
     means = scores.groupby("method")[["deletion", "insertion"]].mean()

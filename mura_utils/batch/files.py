@@ -46,15 +46,6 @@ def find_images(folder: Path) -> Found:
 
     Raises:
         UserError: it cannot be read, or holds no image.
-
-    Example:
-        >>> from PIL import Image
-        >>> folder = getfixture("tmp_path")
-        >>> Image.new("L", (32, 32)).save(folder / "b", format="png")
-        >>> for name in ("a.JPG", "notes.txt"):
-        ...     (folder / name).touch()
-        >>> find_images(folder).images, find_images(folder).sentence
-        (['a.JPG', 'b'], '2 images; 1 other files (.txt 1).')
     """
     files = walk_files(folder, ".")
     paths = [path.removeprefix("./") for path in (*files.sizes.index, *files.odd)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mura_utils import labels
-from mura_utils.data import images
+from mura_utils.data import images, levels
 from mura_utils.errors import UserError
 from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_familiarity
 from mura_utils.export.description import describe, one_network
@@ -107,8 +107,8 @@ def page_facts(folder: Path, size: int, familiar: Familiarity | None) -> dict[st
         "checks": {
             "min_side": images.MIN_SIDE,
             "max_pixels": images.MAX_PIXELS,
-            "min_levels": images.MIN_LEVELS,
-            "stretch": {"percent": images.STRETCH_PERCENTILE, "margin": images.STRETCH_MARGIN},
+            "min_levels": levels.MIN_LEVELS,
+            "stretch": {"percent": levels.STRETCH_PERCENTILE, "margin": levels.STRETCH_MARGIN},
             "inverted": {"border": images.INVERTED_BORDER, "medians": images.INVERTED_MEDIANS},
         },
     }
