@@ -36,9 +36,10 @@ def write_openvino(
             plain = Path(folder) / path.name
             signature = input_signature(model)
             model.export(str(plain), format="openvino", verbose=False, input_signature=signature)
+            network = openvino.Core().read_model(plain)
         else:
-            plain = Path(folder) / "network.onnx"
-            write_onnx(model, plain, calibration=calibration)
-        network = openvino.Core().read_model(plain)
+            quantized = Path(folder) / "network.onnx"
+            write_onnx(model, quantized, calibration=calibration)
+            network = openvino.convert_model(quantized)  # unlike read_model, folds constants
         network.set_rt_info(json.dumps(description), METADATA)
         openvino.save_model(network, path, compress_to_fp16=False)
