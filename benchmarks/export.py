@@ -25,6 +25,7 @@ from mura_utils.evaluation.paired import compare_paired
 from mura_utils.export.runtime import Runtime
 from mura_utils.export.sample import rows_of
 from mura_utils.export.writing import SUFFIXES, description_file, export_run
+from mura_utils.labels import probabilities_of
 from mura_utils.paths import read_json
 from mura_utils.runs.record import require_trained
 
@@ -57,8 +58,7 @@ def megabytes(path: Path) -> float:
 
 def astray(expected: pd.DataFrame, found: pd.DataFrame) -> tuple[float, pd.Series]:
     """The largest difference of a probability, and the paired comparison of AUROC."""
-    columns = [column for column in expected if column.startswith("p:")]
-    difference = np.abs(expected[columns].to_numpy() - found[columns].to_numpy()).max()
+    difference = (probabilities_of(expected) - probabilities_of(found)).abs().to_numpy().max()
     return float(difference), compare_paired(expected, found).loc[_AUROC]
 
 
