@@ -26,6 +26,7 @@ class Backbone:
         options: more arguments of the builder.
         alphas: width multipliers that ImageNet weights exist for; empty: it has no such parameter.
         phantom: whether ``weights: phantom`` is of this network.
+        kerashub: whether its weights files are those of KerasHub.
         package: of the Python index, that holds the ImageNet weights as ``models/*.pth``; without
             one, Keras downloads them.
         sha256: of that file.
@@ -40,6 +41,7 @@ class Backbone:
     options: Mapping[str, Any] = field(default_factory=dict)
     alphas: tuple[float, ...] = ()
     phantom: bool = False
+    kerashub: bool = False
     package: str = ""
     sha256: str = ""
     license: str = "Apache-2.0"
@@ -57,7 +59,7 @@ _V2 = _TORCH | _WITHOUT_SCALING | {"fine": "block6a_expand_activation"}
 _CONVNEXT = _TORCH | _WITHOUT_SCALING | {"fine": "convnext_tiny_downsampling_layernorm_2"}
 _LITE = _TORCH | {"fine": "block6a_expand_activation"}
 _LITE_MODULE = "mura_utils.network.efficientnet_lite"
-_VIT = _TF | {"fine": "token_map"}
+_VIT = _TF | {"fine": "token_map", "kerashub": True}
 _VIT_MODULE = "mura_utils.network.vision_transformer"
 
 BACKBONES = {

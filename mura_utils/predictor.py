@@ -266,8 +266,14 @@ def known_by(file: Path) -> Familiarity | None:
     Raises:
         UserError: the file is damaged.
     """
+    path = familiarity_file(file)
+    return None if path is None else read_familiarity(path)
+
+
+def familiarity_file(file: Path) -> Path | None:
+    """Where the run of a model's file says what is familiar; None where 06 has not written it."""
     path = file.with_name(FAMILIARITY)
-    return read_familiarity(path) if is_tested(file.parent) and path.is_file() else None
+    return path if is_tested(file.parent) and path.is_file() else None
 
 
 def _abnormal(probabilities: np.ndarray, classes: Sequence[str]) -> list[float]:

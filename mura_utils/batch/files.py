@@ -47,14 +47,12 @@ def find_images(folder: Path) -> Found:
     Raises:
         UserError: it cannot be read, or holds no image.
     """
-    files = walk_files(folder, ".")
-    paths = [path.removeprefix("./") for path in (*files.sizes.index, *files.odd)]
-    odd = {path.removeprefix("./") for path in files.odd}
+    files = walk_files(folder, "")
     images, others = [], Counter()
-    for path in sorted(paths):
+    for path in sorted([*files.sizes.index, *files.odd]):
         name = PurePosixPath(path)
         named_so = name.suffix.lower() in SUFFIXES and not name.name.startswith(_STRAY)
-        if named_so or (path not in odd and is_image(folder / path)):
+        if named_so or (path not in files.odd and is_image(folder / path)):
             images.append(path)
         else:
             others[_kind(name)] += 1
@@ -71,8 +69,8 @@ def find_images(folder: Path) -> Found:
         left_out[_SHOWN:] = [f"So were {len(left_out) - _SHOWN:,} others."]
     if not images:
         raise UserError(
-            f"{folder} and its folders hold no PNG or JPEG ({others.total():,} other files): give "
-            "the folder of the images."
+            f"{folder} and its folders hold no PNG or JPEG, and no DICOM ({others.total():,} other "
+            "files): give the folder of the images."
         )
     return Found(images, others, left_out)
 

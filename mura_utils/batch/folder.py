@@ -24,9 +24,17 @@ from mura_utils.errors import UserError, shown
 from mura_utils.evaluation.familiarity import FAMILIARITY
 from mura_utils.labels import probability_columns
 from mura_utils.paths import resolve
-from mura_utils.predictor import BACKENDS, BATCH_SIZE, Inputs, Predictor, Rules, require_openvino
+from mura_utils.predictor import (
+    BACKENDS,
+    BATCH_SIZE,
+    Inputs,
+    Predictor,
+    Rules,
+    familiarity_file,
+    require_openvino,
+)
 from mura_utils.runs.ensemble import Networks, networks_of
-from mura_utils.runs.record import is_tested, require_trained
+from mura_utils.runs.record import require_trained
 from mura_utils.terminal import hide_bars
 
 logger = logging.getLogger(__name__)
@@ -61,7 +69,7 @@ def predict_folder(
 
     Args:
         run: the name of a run or an ensemble, or the path of its folder.
-        folder: PNG and JPEG files, in subfolders as well; anything else is counted.
+        folder: PNG, JPEG and DICOM files, in subfolders as well; anything else is counted.
         out: the CSV file.
         backend: one of `predictor.BACKENDS`; OpenVINO computes in float32.
         progress: show a progress bar.
@@ -116,11 +124,7 @@ def predict_folder(
 def _about(place: Path, networks: Networks, folder: Path, backend: str) -> dict[str, Any]:
     """What the numbers of a table depend on."""
     rules = Rules.of(place, networks)
-    familiar = [
-        file.with_name(FAMILIARITY)
-        for file in networks.files
-        if is_tested(file.parent) and file.with_name(FAMILIARITY).is_file()
-    ]
+    familiar = filter(None, map(familiarity_file, networks.files))
     return {
         "made_by": "mura predict",
         "run": place.name,
@@ -158,7 +162,7 @@ def stream_rows(predictor: Predictor, folder: Path, paths: Sequence[str]) -> Ite
     Args:
         predictor: made with `padded`.
         folder: that the paths are relative to.
-        paths: of PNG and JPEG files.
+        paths: of its images.
 
     Yields:
         `BATCH_SIZE` rows, at the end fewer, with the cells that `predict_folder` names.

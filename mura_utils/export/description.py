@@ -7,8 +7,8 @@ from typing import Any
 
 from mura_utils.errors import UserError
 from mura_utils.labels import body_part
+from mura_utils.predictor import Rules
 from mura_utils.runs.ensemble import Networks, networks_of, read_ensemble
-from mura_utils.runs.record import ENSEMBLE, chosen_number, is_ensemble
 
 NOTICE = "Not a medical device: do not use it for clinical decisions."
 
@@ -46,8 +46,7 @@ def describe(folder: Path, size: int) -> dict[str, Any]:
         divided for calibrated probabilities, None where none was fitted; notice.
     """
     networks = one_network(folder)
-    chosen = chosen_number(folder / "operating_point.json", "threshold")
-    parameters = ENSEMBLE if is_ensemble(folder) else "experiment.yaml"
+    rules = Rules.of(folder, networks)
     return {
         "run": folder.name,
         "image_size": size,
@@ -56,8 +55,8 @@ def describe(folder: Path, size: int) -> dict[str, Any]:
         "output": {"name": "predictions", "values": "probability of each class"},
         "classes": networks.classes,
         "body_parts": sorted({body_part(label) for label in networks.classes}),
-        "threshold": networks.threshold if chosen is None else chosen,
-        "threshold_from": parameters if chosen is None else "operating_point.json",
-        "temperature": chosen_number(folder / "calibration.json", "temperature"),
+        "threshold": rules.threshold,
+        "threshold_from": rules.threshold_from,
+        "temperature": rules.temperature,
         "notice": NOTICE,
     }

@@ -13,12 +13,13 @@ from typing import Any
 from mura_utils import labels
 from mura_utils.data import images, levels
 from mura_utils.errors import UserError
-from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_familiarity
+from mura_utils.evaluation.familiarity import Familiarity
 from mura_utils.export.description import describe, one_network
 from mura_utils.export.onnx_web import write_runtime
 from mura_utils.export.runtime import require_library
 from mura_utils.paths import atomic_write, reading, write_json
-from mura_utils.runs.record import is_tested, require_trained
+from mura_utils.predictor import known_by
+from mura_utils.runs.record import require_trained
 
 FACTS = "run.json"
 """What the page knows of its run, written last: a folder without it is no whole page."""
@@ -64,7 +65,7 @@ def write_page(run: str, out: Path | None = None) -> Path:
     from mura_utils.network.build import in_float32
     from mura_utils.network.saved import load_model
 
-    familiar = _familiar(folder)
+    familiar = known_by(network)
     model = in_float32(load_model(network))
     facts = page_facts(folder, model.input_shape[1], familiar)
     (out / FACTS).unlink(missing_ok=True)
@@ -119,11 +120,6 @@ def _rule(folder: Path, threshold_from: str) -> str:
         return _RULES["threshold"]
     with reading(folder / threshold_from) as point:
         return _RULES[point["rule"]].format(target=point["target"])
-
-
-def _familiar(folder: Path) -> Familiarity | None:
-    path = folder / FAMILIARITY
-    return read_familiarity(path) if is_tested(folder) and path.is_file() else None
 
 
 def _require_free(out: Path) -> None:

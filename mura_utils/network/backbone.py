@@ -98,9 +98,9 @@ def _load_backbone(network: Network, x: KerasTensor) -> keras.Model:
     if path is None:
         return flatten(_download(network, build, options))
     readers = {".npz": _read_weights, ".pth": assign_tensors, ".keras": take_backbone}
+    if facts.kerashub:
+        readers[".h5"] = read_hub_file
     read = readers.get(path.suffix)
-    if path.suffix == ".h5" and network.backbone.startswith("vit_"):
-        read = read_hub_file
     if read is not None:
         backbone = flatten(build(weights=None, **options))
         read(backbone, path)

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura_utils.data.images import ImageFault, read_image
+from mura_utils.data.images import SUFFIXES, ImageFault, read_image
 from mura_utils.data.sources import masks
 from mura_utils.data.sources.coco import AnnotatedImage, Fracture
 from mura_utils.data.sources.listing import Listing, Source, make_listing, remark
 from mura_utils.data.sources.table_columns import Columns, candidates
-from mura_utils.data.sources.table_files import IMAGE_SUFFIXES
 from mura_utils.data.sources.table_rows import (
     ATTRIBUTES,
     TableImages,
@@ -61,7 +60,7 @@ def list_table(root: Path) -> Listing:
             f"{root} holds none of the {len(rows):,} images listed in {name}: "
             f"{rows['path'].iloc[0]} is the first that is not there; put the images there."
         )
-    pictures = {file for file in on_disk if file.lower().endswith(IMAGE_SUFFIXES)}
+    pictures = {file for file in on_disk if file.lower().endswith(SUFFIXES)}
     unlisted = sorted(pictures - {*rows["path"], *rows["mask"]})
     remarks = [
         *images.columns.table.remarks(),

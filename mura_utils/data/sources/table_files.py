@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+from mura_utils.data.images import SUFFIXES
 
 _SAMPLE = 20  # paths by which the folders before them are found
 
@@ -17,7 +17,7 @@ def find_files(cells: pd.Series, files: pd.Index) -> pd.Series:
     """The file that each cell means.
 
     A path counts as it is written; then in other upper and lower case; then without or with another
-    suffix of `IMAGE_SUFFIXES`. Where no path at all is there, the folders that all of them begin
+    suffix of `images.SUFFIXES`. Where no path at all is there, the folders that all of them begin
     with may be others. A name without folders may be anywhere. What fits several files fits none.
 
     Args:
@@ -36,7 +36,7 @@ def find_files(cells: pd.Series, files: pd.Index) -> pd.Series:
         return cells
     written = tidy(cells)
     found = written.where(written.isin(files)).astype(object)
-    pictures = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+    pictures = [file for file in files if file.lower().endswith(SUFFIXES)]
     spellings = {spell: (written.map(spell), _unique(pictures, spell)) for spell in (_fold, _bare)}
     for wanted, on_disk in spellings.values():
         found = found.fillna(wanted.map(on_disk))
@@ -72,7 +72,7 @@ def _name(path: str) -> str:
 def _bare(path: str) -> str:
     """The same without the suffix of an image."""
     folded = _fold(path)
-    suffix = next((end for end in IMAGE_SUFFIXES if folded.endswith(end)), "")
+    suffix = next((end for end in SUFFIXES if folded.endswith(end)), "")
     return folded.removesuffix(suffix)
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from mura_utils.errors import UserError
-from mura_utils.explain.methods.common import CHUNK, checked, to_heatmaps
+from mura_utils.explain.methods.common import checked, chunks, to_heatmaps
 from mura_utils.explain.targets import Target
 from mura_utils.network.vision_transformer import TOKEN_MAP, attention_scores
 
@@ -43,8 +43,8 @@ def attention_rollout(
     grid = model.get_layer(TOKEN_MAP).output.shape[1:3]
     network = keras.Model(model.inputs, scores)
     maps = []
-    for start in range(0, len(images), CHUNK):
-        flow = roll_out(network.predict(images[start : start + CHUNK], verbose=0))
+    for rows in chunks(images):
+        flow = roll_out(network.predict(images[rows], verbose=0))
         maps.append(flow[:, 1:, 1:].mean(axis=1).reshape(-1, *grid))
     return to_heatmaps(np.concatenate(maps), images.shape[1])
 
