@@ -114,6 +114,12 @@ def completed(folder: Path) -> list[str]:
     return done
 
 
+def state_text(folder: Path) -> str:
+    """What tells whether a notebook was started or completed since: `state.json`, or nothing."""
+    path = folder / "state.json"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
 def begin(folder: Path, experiment: Experiment, notebook: str) -> None:
     """Record that `notebook` starts with these parameters: it and later ones are out of date.
 
