@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -116,7 +117,13 @@ def test_a_lost_machine_that_still_computes_is_waited_for(world, monkeypatch):
     folder = job.folder
     held = claim(folder.parent / ".locks" / f"{folder.name}.lock", "")
     monkeypatch.setattr(jobs.time, "sleep", lambda seconds: held.release())
+    whole, other = folder / ".02_data_preprocessing.partial.ipynb", folder / ".03_x.partial.ipynb"
+    whole.write_text('{"metadata": {"papermill": {"input_path": "/here"}}}')
+    other.write_text('{"meta')
     assert go_on(job, before="it began").state == "done"
+    assert not whole.exists() and not other.exists()  # up to there, it is kept
+    saved = (folder / "02_data_preprocessing.ipynb").read_text()
+    assert json.loads(saved) == {"metadata": {"papermill": {}}}
     assert not held.is_locked
 
     held.acquire()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mura_utils.errors import UserError
-from mura_utils.runs.record import completed, state_text, working_in
+from mura_utils.runs.record import clear_leftovers, completed, state_text, working_in
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,7 @@ def go_on(job: Job, before: str) -> Outcome:
     while True:
         try:
             with working_in(job.folder):
+                clear_leftovers(job.folder)
                 break
         except UserError as error:
             if time.monotonic() > deadline:
