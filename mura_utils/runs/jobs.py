@@ -11,12 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mura_utils.runs.record import completed
+from mura_utils.errors import UserError
+from mura_utils.runs.record import clear_leftovers, completed, state_text, working_in
 
 logger = logging.getLogger(__name__)
+
+_LOCK_SECONDS = 180
+"""How long the lock of a lost machine may outlive it: NFS 4 keeps one for 90 s."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Job:
         first: first notebook, two digits.
         last: last notebook.
         folder: the run's.
-        arguments: of the Python interpreter.
+        arguments: of the Python interpreter, without ``--from``.
         log: the file that takes the output.
         environment: variables besides those of the process that executes the job.
     """
@@ -73,7 +77,7 @@ def span(first: str, last: str) -> str:
 
 def execute_job(job: Job) -> Outcome:
     """Execute one job in a process of its own; its failure is an outcome, not an exception."""
-    command = [sys.executable, *job.arguments]
+    command = [sys.executable, *job.arguments, "--from", job.first]
     if job.first == "01" and job.folder.exists() and not completed(job.folder):
         command.append("--overwrite")  # killed in 01: there is nothing to lose
     began = time.perf_counter()
@@ -100,6 +104,31 @@ def execute_job(job: Job) -> Outcome:
     said = [line.removeprefix("mura: ") for line in lines if line.startswith("mura: ")]
     reason = said[-1] if said else f"{_describe(status)} before {job.last} was complete."
     return Outcome(job.name, "failed", seconds, f"{reason} Log: {job.log}")
+
+
+def go_on(job: Job, before: str) -> Outcome:
+    """Execute what is left of a job whose machine was lost.
+
+    What works in the run is waited for: a machine that is only cut off ends its jobs a little
+    later, and the lock of one that is off is held by the file server for a while.
+
+    Args:
+        job: as it was given to that machine.
+        before: `record.state_text` of the run before that.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            with working_in(job.folder):
+                clear_leftovers(job.folder)
+                break
+        except UserError as error:
+            if time.monotonic() > deadline:
+                return Outcome(job.name, "failed", reason=f"Its machine was lost. {error}")
+        time.sleep(1)
+    if state_text(job.folder) != before:
+        job = replace(job, first=f"{len(completed(job.folder)) + 1:02d}")
+    return Outcome(job.name, "done") if job.first > job.last else execute_job(job)
 
 
 def _wait(process: subprocess.Popen) -> int:

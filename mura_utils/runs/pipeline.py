@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import sys
@@ -28,7 +27,9 @@ from mura_utils.paths import REPOSITORY, resolve, runs_dir
 from mura_utils.runs.kernels import execute, require_kernel
 from mura_utils.runs.record import (
     begin,
+    clear_leftovers,
     completed,
+    drop_machine_paths,
     read_record,
     refuse_changes,
     require,
@@ -116,9 +117,7 @@ def run_experiment(
         require_kernel()
         if start == "01":
             discard(folder)
-        # What a kill left half-written.
-        for leftover in (*folder.glob(".*.tmp.*"), *folder.glob(".*.partial.ipynb")):
-            leftover.unlink()
+        clear_leftovers(folder)
         begin(folder, experiment, names[0])
         began = time.perf_counter()
         for position, name in enumerate(names, start=1):
@@ -168,7 +167,7 @@ def _execute(name: str, experiment: Experiment, folder: Path, progress: bool) ->
     message = ""
     try:
         execute(source, partial, {"name": experiment.name, **own}, bar)
-        _drop_machine_paths(partial)
+        drop_machine_paths(partial)
     except PapermillExecutionError as error:
         message = error.evalue if error.ename in _SENTENCES else f"{error.ename}: {error.evalue}"
     except DeadKernelError:
@@ -194,11 +193,3 @@ def _failure(name: str, experiment: Experiment, notebook: Path, message: str) ->
         "After that is put right, go on with the same command and "
         f"--name {experiment.name} {go_on}."
     )
-
-
-def _drop_machine_paths(path: Path) -> None:
-    """Drop the folders of this machine that papermill writes into the notebook's metadata."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("input_path", "output_path"):
-        content["metadata"]["papermill"].pop(key, None)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -6,24 +6,34 @@ import importlib
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from mura_utils.errors import UserError
-from mura_utils.runs.jobs import Executor, Job, Outcome, execute_job, outcome_text
+from mura_utils.runs.jobs import Executor, Job, Outcome, execute_job, go_on, outcome_text
+from mura_utils.runs.record import state_text
 
 logger = logging.getLogger(__name__)
+
+_LOSSES = 3
+"""How often a job goes on elsewhere: one that takes its machine down would take all of them."""
+
+_LOOK_SECONDS = 30
+"""How long nothing may end before it is seen whether a machine is left."""
 
 
 @contextmanager
 def ray_cluster(address: str | None, cpus: int, gpus: int) -> Iterator[Executor]:
     """Connect to a Ray cluster, or start one of this machine, and yield what executes jobs on it.
 
-    A log line says what runs will use. A job is one Ray task, never retried. On a cluster of
-    several machines the project, and the folders of data, runs and caches, must have the same path
-    on each: a shared file system.
+    A log line says what runs will use. A job is one Ray task, which Ray never retries: where its
+    process dies, as for want of memory, the run has failed. Where its machine is lost, another
+    goes on with the notebooks that are not complete. On a cluster of several machines the project,
+    and the folders of data, runs and caches, must have the same path on each: a shared file system
+    with locks.
 
     Args:
         address: of a running cluster; None starts Ray here.
@@ -82,17 +92,10 @@ def _require_listener(address: str) -> None:
 
 
 def _describe_use(ray: Any, cpus: int, gpus: int) -> str:
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    at_a_time = 0
-    for machine in machines:
-        fit = machine.get("CPU", 0) // cpus
-        if gpus:
-            fit = min(fit, machine.get("GPU", 0) // gpus)
-        at_a_time += int(fit)
-    each = f"{cpus} CPU(s) and {gpus} GPU(s)"
+    at_a_time, each = _at_a_time(ray, cpus, gpus), _share(cpus, gpus)
     if not at_a_time:
         raise UserError(f"No machine of this Ray cluster has {each}: give smaller --cpus, --gpus.")
-    unused = sum(machine.get("GPU", 0) for machine in machines) if not gpus else 0
+    unused = sum(machine.get("GPU", 0) for machine in _machines(ray)) if not gpus else 0
     return (
         f"Up to {at_a_time} run(s) at a time, each with {each}: {at_a_time} times the memory of "
         "one run, and one copy of the caches, which all share."
@@ -100,21 +103,48 @@ def _describe_use(ray: Any, cpus: int, gpus: int) -> str:
     )
 
 
+def _share(cpus: int, gpus: int) -> str:
+    return f"{cpus} CPU(s) and {gpus} GPU(s)"
+
+
+def _machines(ray: Any) -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _at_a_time(ray: Any, cpus: int, gpus: int) -> int:
+    fits = 0
+    for machine in _machines(ray):
+        fit = machine.get("CPU", 0) // cpus
+        if gpus:
+            fit = min(fit, machine.get("GPU", 0) // gpus)
+        fits += int(fit)
+    return fits
+
+
 def _run_on_ray(ray: Any, jobs: Sequence[Job], cpus: int, gpus: int) -> list[Outcome]:
-    threads = dict.fromkeys(
-        ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), str(cpus)
-    )
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(execute_job)
-    pending = {
-        task.remote(replace(job, environment={**job.environment, **threads})): job for job in jobs
-    }
-    outcomes = {}
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+    threads = dict.fromkeys(names, str(cpus))
+    jobs = [replace(job, environment={**job.environment, **threads}) for job in jobs]
+    before = {job.name: state_text(job.folder) for job in jobs}
+
+    def submit(work: Callable[..., Outcome], *arguments: Any) -> Any:
+        return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(work).remote(*arguments)
+
+    pending = {submit(execute_job, job): job for job in jobs}
+    outcomes: dict[str, Outcome] = {}
+    losses: Counter[str] = Counter()
     try:
         while pending:
-            (ready,), _ = ray.wait(list(pending))
+            ready = _wait_for_one(ray, list(pending), cpus, gpus)
             job = pending.pop(ready)
-            outcomes[job.name] = _result(ray, ready, job)
-            logger.info(f"[{len(outcomes)}/{len(jobs)}] {job}: {outcome_text(outcomes[job.name])}")
+            outcome, lost = _result(ray, ready, job)
+            losses[job.name] += lost
+            if lost and losses[job.name] <= _LOSSES:
+                logger.info(f"{job}: its machine was lost; goes on with what is not complete.")
+                pending[submit(go_on, job, before[job.name])] = job
+                continue
+            outcomes[job.name] = outcome
+            logger.info(f"[{len(outcomes)}/{len(jobs)}] {job}: {outcome_text(outcome)}")
     except BaseException:
         for task in pending:
             ray.cancel(task)
@@ -123,12 +153,29 @@ def _run_on_ray(ray: Any, jobs: Sequence[Job], cpus: int, gpus: int) -> list[Out
     return [outcomes[job.name] for job in jobs]
 
 
-def _result(ray: Any, task: Any, job: Job) -> Outcome:
-    """What a task returned; a worker that died is a failed run."""
+def _wait_for_one(ray: Any, tasks: Sequence[Any], cpus: int, gpus: int) -> Any:
+    """The first task that ends; says so where no machine is left that could run one."""
+    told = False
+    while True:
+        ready, _ = ray.wait(tasks, timeout=_LOOK_SECONDS)
+        if ready:
+            return ready[0]
+        if not told and not _at_a_time(ray, cpus, gpus):
+            logger.info(
+                f"No machine with {_share(cpus, gpus)} is left in the Ray cluster: {len(tasks)} "
+                "job(s) wait until one joins it; Ctrl-C ends the sweep, which can be called again."
+            )
+            told = True
+
+
+def _result(ray: Any, task: Any, job: Job) -> tuple[Outcome, bool]:
+    """What a task returned, or why it did not, and whether its machine was lost."""
     try:
-        return ray.get(task)
+        return ray.get(task), False
     except ray.exceptions.RayError as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         # A traceback says it at its end, Ray's own messages at their beginning.
         line = lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]
-        return Outcome(job.name, "failed", reason=f"Its Ray worker ended: {line} Log: {job.log}")
+        reason = f"Its Ray worker ended: {line} Log: {job.log}"
+        lost = isinstance(error, ray.exceptions.NodeDiedError)
+        return Outcome(job.name, "failed", reason=reason), lost

@@ -7,10 +7,11 @@ was started again: nobody reads them.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -114,6 +115,12 @@ def completed(folder: Path) -> list[str]:
     return done
 
 
+def state_text(folder: Path) -> str:
+    """What tells whether a notebook was started or completed since: `state.json`, or nothing."""
+    path = folder / "state.json"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
 def begin(folder: Path, experiment: Experiment, notebook: str) -> None:
     """Record that `notebook` starts with these parameters: it and later ones are out of date.
 
@@ -132,6 +139,31 @@ def write_completed(folder: Path, names: list[str]) -> None:
     """Record which notebooks are complete."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(folder / "state.json", {"completed": names, "changed": now})
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Clear what a kill left half-written in a run that nobody works in.
+
+    Of a notebook that had completed its artefacts, what was executed up to there is kept.
+    """
+    done = completed(folder)
+    for leftover in folder.glob(".*.tmp.*"):
+        leftover.unlink()
+    for partial in folder.glob(".*.partial.ipynb"):
+        name = partial.name.removeprefix(".").removesuffix(".partial.ipynb")
+        with suppress(ValueError):  # killed while it was written
+            if name in done:
+                drop_machine_paths(partial)
+                partial.replace(folder / f"{name}.ipynb")
+        partial.unlink(missing_ok=True)
+
+
+def drop_machine_paths(path: Path) -> None:
+    """Drop the folders of this machine that papermill writes into the notebook's metadata."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("input_path", "output_path"):
+        content["metadata"]["papermill"].pop(key, None)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def require(folder: Path, before: str) -> None:

@@ -292,7 +292,7 @@ def _job(run: SweepRun, last: str) -> Job:
         first=run.start,
         last=last,
         folder=run.folder,
-        arguments=(*_MURA, "run", str(file), "--from", run.start, "--to", last),
+        arguments=(*_MURA, "run", str(file), "--to", last),
         log=folder / f"{run.name}.log",
         environment={
             "MURA_DATA_DIR": str(data_dir()),
