@@ -127,6 +127,7 @@ class _Loss(threading.Thread):
     def __init__(self, cluster: Any, nodes: Sequence[Any], runs: Sequence[SweepRun]) -> None:
         super().__init__(daemon=True)
         self._cluster, self._nodes, self._runs = cluster, nodes, runs
+        self._long = {each.name for each in runs if each.experiment.epochs == _LONG["epochs"]}
         self.ended = threading.Event()
         self.epochs: dict[str, int] = {}
 
@@ -137,7 +138,7 @@ class _Loss(threading.Thread):
                 continue
             for node in self._nodes:
                 names = _computed_by(_processes(node))
-                if any(_is_halfway(runs_dir() / name) for name in names):
+                if self._long & {name for name in names if _is_halfway(runs_dir() / name)}:
                     return self._kill(node, names)
 
     def _kill(self, node: Any, names: Sequence[str]) -> None:
@@ -196,8 +197,8 @@ def _report(runs: Sequence[SweepRun], lost: Mapping[str, int], seconds: float) -
         UserError: no machine was lost in a training, a run is lost, something else than `lost` was
             started twice, epochs were computed twice, or a file is not whole.
     """
-    if not all(lost.values()) or not lost:
-        raise UserError("No machine was lost in the middle of a training: raise the epochs.")
+    if not lost or not all(0 < epoch < _LONG["epochs"] for epoch in lost.values()):
+        raise UserError("No machine was lost in the middle of a training: raise its epochs.")
     trained = [each.name for each in runs if is_trained(each.folder)]
     shared = [each.name for each in runs if _started(each.name, "01")]
     twice = [each.name for each in runs if _started(each.name, "05") > 1]
@@ -213,7 +214,8 @@ def _report(runs: Sequence[SweepRun], lost: Mapping[str, int], seconds: float) -
     say_row("runs that executed 01 to 04", str(len(shared)))
     say_row("trainings that the lost machine held", str(len(lost)))
     say_row("trainings that were started twice", str(len(twice)))
-    say_row("last epoch saved before the loss", ", ".join(map(str, lost.values())))
+    epochs = ", ".join(map(str, lost.values()))
+    say_row(f"last of {_LONG['epochs']} epochs saved before the loss", epochs)
     say_row("went on after epoch", ", ".join(map(str, resumed.values())))
     say_row("half-written files", str(len(leftovers)))
     say_row("seconds", f"{seconds:.0f}")
