@@ -30,7 +30,7 @@ def ray_cluster(address: str | None, cpus: int, gpus: int) -> Iterator[Executor]
     """Connect to a Ray cluster, or start one of this machine, and yield what executes jobs on it.
 
     A log line says what runs will use. A job is one Ray task, which Ray never retries: where its
-    process dies, as for want of memory, the run has failed. Where its machine is lost, another
+    process dies, as when memory runs out, the run has failed. Where its machine is lost, another
     goes on with the notebooks that are not complete. On a cluster of several machines the project,
     and the folders of data, runs and caches, must have the same path on each: a shared file system
     with locks.
