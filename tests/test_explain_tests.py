@@ -131,6 +131,14 @@ def test_shuffled_weights_keep_their_values(model):
         assert np.array_equal(np.sort(ours, axis=None), np.sort(theirs, axis=None))
 
 
+def test_every_cascade_ends_at_the_same_random_network(model):
+    random = sanity.random_network(model).get_weights()
+    twins = {id(stage.model) for stage in sanity.cascade(model, stages=3)}
+    assert len(twins) == 1
+    assert all(map(np.array_equal, random, sanity.random_network(model).get_weights()))
+    assert twins == {id(sanity.random_network(model))}
+
+
 def test_a_map_that_ignores_the_weights_fails_and_one_that_follows_them_passes(images, model):
     compared = sanity.randomize(model, images, maps_of(model, images), maps_of, stages=3)
     random = compared[compared["share"] == 1]
