@@ -13,6 +13,7 @@ from _scale_data import Measured, Work, main, tree_rows
 
 from mura_utils import evaluation, explain, frozen, report, training
 from mura_utils.data.dataset import Images
+from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.explain.baselines import baseline_maps
 from mura_utils.explain.sanity import random_network
@@ -206,6 +207,11 @@ def train_from_disk(work: Work) -> Measured:
     model = build_model(experiment, images.classes)
     stored = frozen.plan(model, images, experiment)
     sets = (stored.train, stored.held_out)
+    if not all(each.complete for each in sets):
+        raise UserError(
+            f"The store of random numbers is gone or not whole: remove {work.result('store')} and "
+            "measure the stage store again."
+        )
     task = training.make_task(model, images, experiment, stored)
     training.compile_task(task, experiment)
     _trace(task, stored, images, experiment)

@@ -36,10 +36,27 @@ def draw_noise(root, patients):
     (root / "phantoms.json").write_text("{}")
 
 
+def once(build):
+    """`build_model`, whose network is built once and gets its first weights in each later call."""
+    built = []
+
+    def build_model(experiment, classes):
+        if not built:
+            model = build(experiment, classes)
+            built.extend([model, model.get_weights()])
+        built[0].set_weights(built[1])
+        return built[0]
+
+    return build_model
+
+
 @pytest.fixture
 def in_process(scale, monkeypatch):
     """Stages run here instead of in processes of their own; gives the names of those that ran."""
     ran = []
+    network = importlib.import_module("_scale_network")
+    monkeypatch.setattr(network, "build_model", once(network.build_model))
+    monkeypatch.setattr(scale, "EXTRACTORS", scale.EXTRACTORS[:1])
 
     def supervise(command, cache):
         monkeypatch.setenv("MURA_CACHE_DIR", str(cache))
@@ -102,6 +119,9 @@ def test_every_stage_is_measured_and_none_twice(scale, in_process, monkeypatch, 
         written = read_json(work.result(name))["bytes_written"]
         assert written == pytest.approx(needed[name], rel=0.05)
     assert not list(work.cache.glob("features-*/view-1.npy"))  # the store is gone
+    work.result("epoch").unlink()
+    with pytest.raises(SystemExit, match="store of random numbers is gone"):
+        run_quick(scale, monkeypatch, "--keep", tmp_path, "--stages", "epoch")
 
 
 def test_the_hours_take_the_epoch_from_disk_where_it_was_measured(scale):
