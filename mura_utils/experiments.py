@@ -148,6 +148,16 @@ def weights_file(network: Network) -> Path | None:
     return path
 
 
+def is_network(weights: str) -> bool:
+    """Whether the parameter `weights` names a whole network, a run's ``model.keras``.
+
+    Example:
+        >>> is_network("../runs/exp6/model.keras"), is_network("mobilenet.h5")
+        (True, False)
+    """
+    return weights.endswith(".keras")
+
+
 def weights_digest(network: Network) -> str | None:
     """The sha256 of `weights_file`, which can change while its name stays; None without a file.
 

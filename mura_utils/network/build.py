@@ -18,10 +18,10 @@ import pandas as pd
 from keras import layers
 
 from mura_utils.backbones import BACKBONES
-from mura_utils.experiments import weights_file
+from mura_utils.experiments import is_network, weights_file
 from mura_utils.network.backbone import FEATURES, build_backbone, convolution_names
 from mura_utils.network.heads import LOGITS, attach_head, regularizer
-from mura_utils.network.saved import is_network, load_model, take_weights
+from mura_utils.network.saved import classes_of_run, load_model, take_weights
 from mura_utils.sections import Network
 
 
@@ -31,7 +31,8 @@ def build_model(
     """Build a network, with its weights loaded and its layers frozen.
 
     Of an earlier run's ``model.keras`` every layer takes the weights that has its name and shapes
-    there, in the head as well; the classifier is new, and how many layers are is printed.
+    there, in the head as well. The classifier is new, unless that run has the same `classes`. How
+    many layers are new is printed.
 
     Args:
         network: what to build, such as an experiment.
@@ -49,21 +50,31 @@ def build_model(
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype_policy)
     try:
-        return _build(network, classes if isinstance(classes, int) else len(classes))
+        return _build(network, classes)
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def _build(network: Network, count: int) -> keras.Model:
+def _build(network: Network, classes: Sequence[str] | int) -> keras.Model:
     keras.utils.set_random_seed(network.seed)
     radiograph, backbone = build_backbone(network, network.image_size)
-    return add_head(network, radiograph, backbone, count)
+    count = classes if isinstance(classes, int) else len(classes)
+    model = add_head(network, radiograph, backbone, count)
+    if is_network(network.weights):
+        path = weights_file(network)
+        same = not isinstance(classes, int) and classes_of_run(path) == list(classes)
+        taken, new = take_weights(model, load_model(path), but="" if same else LOGITS)
+        print(
+            f"Weights of {network.weights}: {len(taken)} layers take theirs, {len(new)} start new"
+            + (f" ({', '.join(new)})." if new else ".")
+        )
+    return model
 
 
 def add_head(
     network: Network, radiograph: keras.KerasTensor, backbone: keras.Model, count: int
 ) -> keras.Model:
-    """The whole network on a backbone that is there already; `build_model` without building that.
+    """The whole network on a backbone that is there already; its head starts new.
 
     Networks on one backbone share its layers, and with them what is frozen: look at one before the
     next is made.
@@ -85,12 +96,6 @@ def add_head(
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = network.batch_norm_momentum
-    if is_network(network.weights):
-        taken, new = take_weights(model, load_model(weights_file(network)), but=LOGITS)
-        print(
-            f"Weights of {network.weights}: {len(taken)} layers take theirs, {len(new)} start new "
-            f"({', '.join(new)})."
-        )
     return model
 
 
