@@ -206,6 +206,10 @@ def predict(
         str | None,
         typer.Option("--map", metavar="METHOD", help="heat-map, e.g. grad_cam", show_default=False),
     ] = None,
+    age: Annotated[
+        float | None, typer.Option(help="the patient's years, where the run reads them")
+    ] = None,
+    sex: Annotated[str | None, typer.Option(help="F, M or O, where the run reads it")] = None,
 ) -> None:
     """Classify radiographs with a trained run: JSON on standard output, an overlay for each.
 
@@ -214,7 +218,7 @@ def predict(
     """
     from mura_utils.prediction import predict_images
 
-    results = predict_images(run, images, out, method)
+    results = predict_images(run, images, out, method, age, sex)
     for result in results:
         for remark in result["remarks"]:
             typer.echo(f"{result['image']}: {remark['kind']}: {remark['detail']}", err=True)

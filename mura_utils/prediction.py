@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mura_utils.data.images import examine_image
 from mura_utils.data.squares import resize
+from mura_utils.data.tabular import encode, require_person
 from mura_utils.errors import UserError
 from mura_utils.evaluation.calibration import at_temperature
 from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_familiarity
@@ -40,7 +41,12 @@ _CONTRAST = "LayerCAM of abnormal - normal"
 
 
 def predict_images(
-    run: str, images: Sequence[Path], out: Path, method: str | None = None
+    run: str,
+    images: Sequence[Path],
+    out: Path,
+    method: str | None = None,
+    age: float | None = None,
+    sex: str | None = None,
 ) -> list[dict[str, Any]]:
     """Class probabilities and an explaining overlay for each radiograph.
 
@@ -66,6 +72,8 @@ def predict_images(
         out: folder of the overlays, made if need be.
         method: the heat-map to draw instead, a name in `explain.METHODS`, for
             (abnormal - normal) of the predicted body part.
+        age: of the patient whose images these are, years; None where it is unknown.
+        sex: F, M or O; None where it is unknown.
 
     Returns:
         For each image, in the given order: image; label and body_part, the likeliest;
@@ -76,20 +84,21 @@ def predict_images(
         overlay (its file).
 
     Raises:
-        UserError: no trained run, or an ensemble one of whose members was trained again; a file is
+        UserError: an age or a sex that the run does not read; no trained run, or an ensemble one of whose members was trained again; a file is
             missing or no readable radiograph; `out` is no folder. All of that is found before a
             model is loaded, and nothing is written then. A network lacks the method: that is found
             later, but nothing is written either.
     """
     folder = require_trained(run)
     networks = networks_of(folder)
+    person = _person(folder, networks, age, sex)
     examined = [examine_image(path) for path in images]
     _require_folder(out)
     targets = _targets(images, out)
 
     from mura_utils.plotting.heatmaps import overlay
 
-    answers = _answer(networks, [gray for gray, _ in examined], method)
+    answers = _answer(networks, [gray for gray, _ in examined], method, person)
     rules = _rules(folder, networks)
     labels = [networks.classes[index] for index in answers.probabilities.argmax(axis=1)]
     abnormal = _abnormal(answers.probabilities, networks.classes)
@@ -202,13 +211,40 @@ def _remark_unfamiliar(why: str | None) -> dict[str, str]:
     }
 
 
-def _answer(networks: Networks, grays: Sequence[np.ndarray], method: str | None) -> _Answers:
+def _person(
+    folder: Path, networks: Networks, age: float | None, sex: str | None
+) -> list[np.ndarray | None]:
+    """What each network reads of the patient besides the images; None where it reads nothing.
+
+    Raises:
+        UserError: no network reads what is given, or the values are none.
+    """
+    said = require_person(age, sex)
+    for name in said.columns[said.notna().any()]:
+        if not any(name in names for names in networks.tabular):
+            raise UserError(
+                f"The run {folder.name} does not read the patient's {name} (its parameter tabular "
+                f"has no {name}): leave out --{name}."
+            )
+    return [encode(names, said).values[0] if names else None for names in networks.tabular]
+
+
+def _answer(
+    networks: Networks,
+    grays: Sequence[np.ndarray],
+    method: str | None,
+    person: Sequence[np.ndarray | None],
+) -> _Answers:
     from mura_utils.explain import METHODS, attention_maps, layer_cam, methods_of
     from mura_utils.explain.targets import contrast_target
     from mura_utils.frozen import with_pooled
     from mura_utils.network.build import load_model
+    from mura_utils.network.tabular import at_values
 
-    models = [load_model(file) for file in networks.files]
+    models = [
+        at_values(load_model(file), values)
+        for file, values in zip(networks.files, person, strict=True)
+    ]
     known = [_known(file) for file in networks.files]
     answers, views, scores = [], [], []
     for model, file, how, familiar in zip(

@@ -29,7 +29,7 @@ Answer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _BATCH = 32
 
 
-def answer_of(model: keras.Model, target: Target) -> Answer:
+def answer_of(model: keras.Model, target: Target, values: np.ndarray | None = None) -> Answer:
     """The logistic function of a target's score, in [0, 1].
 
     For `contrast_target` this is the probability of abnormal against normal of the same body part.
@@ -37,14 +37,16 @@ def answer_of(model: keras.Model, target: Target) -> Answer:
     Args:
         model: ends in ``logits`` and a softmax.
         target: of the images whose copies are judged.
+        values: (N, F), what the network reads beside each of these images.
     """
     network = keras.Model(model.inputs, model.get_layer("logits").output)
-    pixels = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-    logits_of = tf.function(lambda batch: network(batch, training=False), input_signature=[pixels])
+    signature = [tf.TensorSpec((None, *each.shape[1:]), tf.float32) for each in model.inputs]
+    logits_of = tf.function(lambda *inputs: network(inputs, training=False), signature)
 
     def answer(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        batches = range(0, len(images), _BATCH)
-        logits = [logits_of(images[row : row + _BATCH]) for row in batches]
+        inputs = [images] if values is None else [images, values[positions]]
+        batches = [slice(row, row + _BATCH) for row in range(0, len(images), _BATCH)]
+        logits = [logits_of(*(each[rows] for each in inputs)) for rows in batches]
         return expit((np.concatenate(logits) * target.weights[positions]).sum(axis=-1))
 
     return answer

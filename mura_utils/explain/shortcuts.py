@@ -7,12 +7,13 @@ belong to the border, and a network may use a marker that its map does not show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from mura_utils.explain.faithfulness import Answer
 from mura_utils.explain.summary import mean_intervals
 
 BORDER = 0.05
@@ -111,7 +112,7 @@ def cover(image: np.ndarray, region: np.ndarray) -> np.ndarray:
 
 
 def measure_regions(
-    probability: Callable[[np.ndarray], np.ndarray],
+    probability: Answer,
     images: np.ndarray,
     findings: list[np.ndarray | None],
     heatmaps: Mapping[str, np.ndarray],
@@ -120,7 +121,7 @@ def measure_regions(
     """What covering each region does to the answer, and how much of the heat lies there.
 
     Args:
-        probability: images (n, S, S, 1) -> P(abnormal) (n,).
+        probability: images (n, S, S, 1) and their numbers (n,) -> P(abnormal) (n,).
         images: (N, S, S, 1) float32 in 0..255.
         findings: N masks (S, S) bool, or None.
         heatmaps: method -> (N, S, S).
@@ -148,8 +149,10 @@ def measure_regions(
             }
             rows.append({"image": position, "region": name, "area": region.mean()} | heat)
     table = pd.DataFrame(rows)
-    before = probability(images)[table["image"]]
-    covered, elsewhere = probability(np.stack(copies)[..., None]).reshape(-1, 2).T
+    numbers = table["image"].to_numpy()
+    before = probability(images, np.arange(len(images)))[numbers]
+    after = probability(np.stack(copies)[..., None], numbers.repeat(2))
+    covered, elsewhere = after.reshape(-1, 2).T
     size, control = np.abs(covered - before), np.abs(elsewhere - before)
     return table.assign(
         change=covered - before, size=size, elsewhere=control, excess=size - control
