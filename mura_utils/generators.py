@@ -275,7 +275,7 @@ def beside(
     """
     if tabular is None:
         return np.zeros((len(rows), 0), np.float32)
-    return tabular.values[rows] if rng is None else tabular.hiding(rows, rng)
+    return tabular.numbers[rows] if rng is None else tabular.hiding(rows, rng)
 
 
 def make_dataset(

@@ -84,10 +84,10 @@ def predict_images(
         overlay (its file).
 
     Raises:
-        UserError: an age or a sex that the run does not read; no trained run, or an ensemble one of whose members was trained again; a file is
-            missing or no readable radiograph; `out` is no folder. All of that is found before a
-            model is loaded, and nothing is written then. A network lacks the method: that is found
-            later, but nothing is written either.
+        UserError: no trained run, or an ensemble one of whose members was trained again; an age or
+            a sex that the run does not read; a file is missing or no readable radiograph; `out` is
+            no folder. All of that is found before a model is loaded, and nothing is written then. A
+            network lacks the method: that is found later, but nothing is written either.
     """
     folder = require_trained(run)
     networks = networks_of(folder)
@@ -226,7 +226,7 @@ def _person(
                 f"The run {folder.name} does not read the patient's {name} (its parameter tabular "
                 f"has no {name}): leave out --{name}."
             )
-    return [encode(names, said).values[0] if names else None for names in networks.tabular]
+    return [encode(names, said).numbers[0] if names else None for names in networks.tabular]
 
 
 def _answer(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -20,8 +22,8 @@ from small import (
     one_sentence,
     stored,
     train,
-    vivid,
 )
+from test_training_masks import spots
 
 from mura_utils import explain, frozen
 from mura_utils.data.tabular import HIDDEN, Tabular, encode, load_tabular, missing_values
@@ -30,13 +32,16 @@ from mura_utils.experiments import save_experiment, validate_parameters
 from mura_utils.explain.browser import Cases
 from mura_utils.explain.faithfulness import answer_of
 from mura_utils.explain.targets import contrast_target
+from mura_utils.external.subject import Subject
 from mura_utils.labels import probability_columns
 from mura_utils.network.build import build_model, head_summary, load_model
 from mura_utils.network.tabular import at_values, attach_tabular, with_nothing_known
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.prediction import predict_images
+from mura_utils.runs.ensemble import Networks
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
+from mura_utils.training import make_task
 
 BOTH = {"tabular": ["age", "sex"]}
 
@@ -76,12 +81,12 @@ def network():
 
 def test_whatever_is_no_age_and_no_sex_is_missing():
     people = pd.DataFrame({"age": [0, 120, -1, 121, np.inf], "sex": ["O", "M", "female", "", None]})
-    said = encode(["age", "sex"], people).values
+    said = encode(["age", "sex"], people).numbers
     assert said[:, 1].tolist() == [0, 0, 1, 1, 1]
     assert said[:, 5].tolist() == [0, 0, 1, 1, 1]
     assert said[:, 2:5].tolist() == [[0, 0, 1], [0, 1, 0], *[[0, 0, 0]] * 3]
     nothing = pd.DataFrame(index=range(2))
-    assert (encode(["sex"], nothing).values == missing_values(["sex"])).all()
+    assert (encode(["sex"], nothing).numbers == missing_values(["sex"])).all()
 
 
 def test_in_training_each_attribute_is_hidden_now_and_then_and_alone():
@@ -92,8 +97,8 @@ def test_in_training_each_attribute_is_hidden_now_and_then_and_alone():
     assert [age.mean(), sex.mean()] == pytest.approx([HIDDEN, HIDDEN], abs=0.02)
     assert (age & sex).mean() == pytest.approx(HIDDEN**2, abs=0.02)
     missing = missing_values(said.names)
-    assert (seen[age, :2] == missing[:2]).all() and (seen[~age, :2] == said.values[0, :2]).all()
-    assert not said.values[:, [1, 5]].any(), "what is known stays known"
+    assert (seen[age, :2] == missing[:2]).all() and (seen[~age, :2] == said.numbers[0, :2]).all()
+    assert not said.numbers[:, [1, 5]].any(), "what is known stays known"
 
 
 def test_data_that_says_nothing_is_refused_in_a_sentence(tmp_path):
@@ -106,7 +111,7 @@ def test_data_that_says_nothing_is_refused_in_a_sentence(tmp_path):
     assert validate_parameters({"tabular": ["SEX", "age"]}, "test").tabular == ["age", "sex"]
 
 
-# --- the branch -----------------------------------------------------------------------------------
+# --- the branch ---------------------------------------------------------------------------------
 
 
 def test_the_network_at_fixed_values_is_the_network(network):
@@ -147,7 +152,7 @@ def test_activations_are_stored_once_with_and_without_the_branch(network):
     assert frozen.plan(model, images, experiment(**BOTH)).train.folder == plain.train.folder
 
 
-# --- training and answers ---------------------------------------------------------------------------
+# --- training and answers -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cache", ["off", "on"])
@@ -164,7 +169,7 @@ def test_age_is_learnt_where_the_image_says_nothing(tmp_path, cache):
     )
     assert ("from their stored activations" in how) == (cache == "on")
     order = np.random.default_rng(0).permutation(len(images))
-    shuffled = replace(images, tabular=Tabular(images.tabular.names, images.tabular.values[order]))
+    shuffled = replace(images, tabular=Tabular(images.tabular.names, images.tabular.numbers[order]))
     assert np.abs(frozen.predict(model, shuffled, settings)[0] - answers).max() > 0.3
 
 
@@ -180,7 +185,23 @@ def test_an_interrupted_training_goes_on_with_the_same_hidden_values(tmp_path, m
     assert_same(resumed, expected)
 
 
-# --- explanations -----------------------------------------------------------------------------------
+def test_masks_teach_beside_age_and_sex():
+    settings = experiment(
+        **BOTH, head="pooled", dropout=[0.1], image_size=64, unfreeze=5, mask_supervision=1.0,
+        cache_features="on",
+    )  # fmt: skip
+    images = spots()
+    people = pd.DataFrame({"age": np.arange(len(images)), "sex": "F"})
+    images = replace(images, tabular=encode(["age", "sex"], people))
+    model = build_model(settings, CLASSES)
+    task = make_task(model, images, settings, stored(settings, images, model))
+    inputs, (labels, targets) = next(iter(task.train(0)))
+    answers, heat = task.network(inputs)
+    assert inputs[-1].shape == (8, 6)
+    assert answers.shape == labels.shape and heat.shape == targets.shape
+
+
+# --- explanations ---------------------------------------------------------------------------------
 
 
 def test_a_map_is_the_same_at_every_age(network):
@@ -192,7 +213,7 @@ def test_a_map_is_the_same_at_every_age(network):
     for method in ("saliency", "grad_cam", "layer_cam", "occlusion"):
         own = [
             explain.METHODS[method](
-                at_values(model, images.tabular.values[row]), pixels[[row]],
+                at_values(model, images.tabular.numbers[row]), pixels[[row]],
                 contrast_target([0], CLASSES),
             )
             for row in rows
@@ -205,26 +226,28 @@ def test_a_map_is_the_same_at_every_age(network):
 def test_answers_and_the_browser_are_at_each_images_own_age(network):
     model, images = network
     rows = images.positions("test")[:3]
-    values = images.tabular.values[rows]
+    values = images.tabular.numbers[rows]
     pixels = images.inputs(rows)[0].astype(np.float32)
     target = contrast_target([0] * 3, CLASSES)
     answers = answer_of(model, target, values)(pixels, np.arange(3))
     p = model.predict(images.inputs(rows), verbose=0)
     np.testing.assert_allclose(answers, p[:, 0] / p.sum(axis=1), atol=1e-5)
     predictions = images.rows.iloc[rows].assign(
-        predicted=CLASSES[0], abnormality="Abnormal", **dict(zip(probability_columns(CLASSES), p.T))
+        predicted=CLASSES[0],
+        abnormality="Abnormal",
+        **dict(zip(probability_columns(CLASSES), p.T, strict=True)),
     )
     cases = Cases(model, images, predictions)
     found = cases.heatmaps([1, 2], "score_cam", "abnormal - normal")
     for case, heat in zip([1, 2], found, strict=True):
-        alone = at_values(model, images.tabular.values[cases.rows["row"].iloc[case]])
+        alone = at_values(model, images.tabular.numbers[cases.rows["row"].iloc[case]])
         one = cases.radiograph(case)[None, ..., None].astype(np.float32)
         np.testing.assert_array_equal(
             explain.METHODS["score_cam"](alone, one, contrast_target([0], CLASSES))[0], heat
         )
 
 
-# --- mura predict -----------------------------------------------------------------------------------
+# --- one patient, another data set ----------------------------------------------------------------
 
 
 def test_predict_reads_the_age_that_is_given_and_refuses_one_that_nobody_reads(network, tmp_path):
@@ -250,3 +273,30 @@ def test_predict_reads_the_age_that_is_given_and_refuses_one_that_nobody_reads(n
         with pytest.raises(UserError, match=sentence) as caught:
             p(run, **person)
         assert one_sentence(caught)
+
+
+def test_another_data_set_is_answered_at_its_own_ages_straight_and_mirrored(network, tmp_path):
+    model, images = network
+    model.save(tmp_path / "model.keras")
+    paths = [f"MURA-v1.1/valid/XR_HAND/patient{row}/study/image1.png" for row in range(3)]
+    for path, gray in zip(paths, images.pixels, strict=False):
+        (tmp_path / path).parent.mkdir(parents=True)
+        Image.fromarray(gray).save(tmp_path / path)
+    table = "patient,age,sex\npatient0,80,F\npatient1,,M\npatient2,20,\n"
+    (tmp_path / "patients.csv").write_text(table)
+    rows = pd.DataFrame({"path": paths, "source": "phantom"})
+    rows["sha256"] = [sha256((tmp_path / path).read_bytes()).hexdigest() for path in paths]
+    member = SimpleNamespace(experiment=experiment())
+    networks = Networks(
+        files=[tmp_path / "model.keras"], resize=["stretch"], tabular=[["age", "sex"]], flip=True,
+        taught=False, classes=CLASSES, threshold=0.5, described_in=tmp_path,
+    )  # fmt: skip
+    answers = Subject(tmp_path, networks, (member,)).answer(tmp_path, rows, progress=False)
+    people = pd.DataFrame({"age": [80, None, 20], "sex": ["F", "M", None]})
+    said = encode(["age", "sex"], people).numbers
+    views = [images.pixels[:3, :, ::step, None] for step in (1, -1)]
+    expected = np.mean([model([view, said]) for view in views], axis=0)
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+    (tmp_path / "patients.csv").unlink()
+    with pytest.raises(UserError, match="says the age of none of these images"):
+        Subject(tmp_path, networks, (member,)).answer(tmp_path, rows, progress=False)

@@ -119,7 +119,7 @@ class Images:
             Gray values (n, S, S, 1); with `tabular` a list of them and its values (n, F).
         """
         gray = (self.pixels[rows] if pixels is None else pixels)[..., np.newaxis]
-        return gray if self.tabular is None else [gray, self.tabular.values[rows]]
+        return gray if self.tabular is None else [gray, self.tabular.numbers[rows]]
 
     def mask(self, path: str) -> np.ndarray | None:
         """Where an image's finding is: (S, S) bool, in the square of `pixels`; None without one.

@@ -38,15 +38,20 @@ class Tabular:
 
     Attributes:
         names: of the attributes, such as age and sex.
-        values: (N, F) float32, the `COLUMNS` of each of `names`.
+        numbers: (N, F) float32, the `COLUMNS` of each of `names`.
     """
 
     names: tuple[str, ...]
-    values: np.ndarray
+    numbers: np.ndarray
+
+    @property
+    def hidden(self) -> Tabular:
+        """The same images where all of it is missing."""
+        return Tabular(self.names, np.tile(missing_values(self.names), (len(self.numbers), 1)))
 
     def hiding(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The values of some images (n, F), of which some ages and sexes are hidden: `HIDDEN`."""
-        values = self.values[rows]
+        values = self.numbers[rows]
         missing, first = missing_values(self.names), 0
         for name in self.names:
             block = slice(first, first := first + len(COLUMNS[name]))
@@ -64,7 +69,7 @@ def encode(names: Sequence[str], attributes: pd.DataFrame) -> Tabular:
 
     Example:
         >>> people = pd.DataFrame({"age": [75, None], "sex": ["F", None]})
-        >>> encode(["age", "sex"], people).values.tolist()
+        >>> encode(["age", "sex"], people).numbers.tolist()
         [[1.0, 0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]]
     """
     said = attributes.reindex(columns=list(COLUMNS))
@@ -80,7 +85,7 @@ def encode(names: Sequence[str], attributes: pd.DataFrame) -> Tabular:
 
 def missing_values(names: Iterable[str]) -> np.ndarray:
     """What stands for an image of which nothing is known: (F,) float32."""
-    return encode([*names], pd.DataFrame(index=[0])).values[0]
+    return encode([*names], pd.DataFrame(index=[0])).numbers[0]
 
 
 def load_tabular(names: Sequence[str], source: str, root: Path, paths: Sequence[str]) -> Tabular:

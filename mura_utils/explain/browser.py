@@ -108,7 +108,7 @@ class Cases:
         """The maps of some cases, each at the age and the sex of its own patient."""
         if self.images.tabular is None:
             return METHODS[method](self.model, batch, asked)
-        values = self.images.tabular.values[self.rows["row"].iloc[cases]]
+        values = self.images.tabular.numbers[self.rows["row"].iloc[cases]]
         models = [at_values(self.model, each) for each in values]
         alone = [slice(number, number + 1) for number in range(len(models))]
         maps = [

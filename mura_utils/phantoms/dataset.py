@@ -287,8 +287,9 @@ def draw_phantoms(
     Writes `root/MURA-v1.1/{train,valid}/XR_*/…/image*.png` with MURA's four CSV files, a mask (8
     bits, 255 is abnormal) for each abnormal image at the same path under `root/masks`, what is to
     be seen in `root/abnormalities.csv` (path, kind, severity) and `root/lookalikes.csv` (path,
-    lookalikes), `root/patients.csv` (patient, age, sex), and last `root/phantoms.json`. The bytes depend on all arguments but `workers` and
-    `progress`. Nothing is done where that very set is complete; an interrupted one is drawn again.
+    lookalikes), who they are in `root/patients.csv` (patient, age, sex), and last
+    `root/phantoms.json`. The bytes depend on all arguments but `workers` and `progress`. Nothing is
+    done where that very set is complete; an interrupted one is drawn again.
 
     Args:
         root: a new or empty folder, or one with phantoms of the same recipe.

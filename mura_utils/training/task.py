@@ -136,7 +136,7 @@ def make_task(
 
 
 def _fingerprint(images: Images) -> str:
-    said = b"" if images.tabular is None else images.tabular.values.tobytes()
+    said = b"" if images.tabular is None else images.tabular.numbers.tobytes()
     return hashlib.sha256(images.rows.to_csv(index=False).encode() + said).hexdigest()
 
 
