@@ -7,7 +7,7 @@ between the patients of each split. All three have the same images, frozen part 
 is chosen on the test images. "hidden" is the same network where the age and the sex of the test
 images are missing.
 
-    mura data phantom aged --no-faults --age-effect 0.5
+    mura data phantom aged --age-effect 1
     python benchmarks/tabular.py --data data/aged
 """
 
@@ -82,7 +82,10 @@ def compare(alone: pd.DataFrame, others: Mapping[str, pd.DataFrame], resamples: 
     for name, other in others.items():
         table = compare_paired(alone, other, resamples=resamples).loc[list(_SHOWN)]
         cells = [
-            f"{row['second']:.3f}, {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+            f"{row['second']:.3f}"
+            if other is alone
+            else f"{row['second']:.3f}, {row['difference']:+.3f} "
+            f"[{row['low']:+.3f}, {row['high']:+.3f}]"
             for _, row in table.iterrows()
         ]
         say_row(name, *cells)
@@ -109,7 +112,7 @@ def measure(arguments: argparse.Namespace) -> None:
     with workspace() as folder:
         if root is None:
             root = folder / "phantoms"
-            draw_phantoms(root, patients=80 if arguments.quick else 480, age_effect=0.5)
+            draw_phantoms(root, patients=80 if arguments.quick else 480, age_effect=1)
         rows = admit(scan(open_source(root), progress=False))
         rows = rows.merge(split(rows, "patient", [0.5, 0.15, 0.35], 0), on="path")
         images = load_images(root, rows, size, progress=False, tabular=["age", "sex"])
@@ -131,8 +134,9 @@ def measure(arguments: argparse.Namespace) -> None:
         named = {f"seed {seed}: {name}": tables[number] for name, tables in found.items()}
         compare(found[ALONE][number], named, arguments.resamples)
     if len(seeds) > 1:
-        mean = {f"mean of the seeds: {name}": pooled(tables) for name, tables in found.items()}
-        compare(pooled(found[ALONE]), mean, arguments.resamples)
+        mean = {name: pooled(tables) for name, tables in found.items()}
+        named = {f"mean of the seeds: {name}": table for name, table in mean.items()}
+        compare(mean[ALONE], named, arguments.resamples)
     say(f"\n{machine('tensorflow', 'keras', 'numpy')}")
 
 

@@ -136,6 +136,10 @@ def test_the_branch_is_there_only_where_the_parameter_names_something(tmp_path, 
     assert head_summary(joined).loc["logits", "reads"] == "with_tabular"
     cuts = [frozen.split_network(model) for model in (joined, plain)]
     assert cuts[0].shapes == cuts[1].shapes
+    assert cuts[0].first_trained == cuts[1].first_trained
+    bare = [frozen.split_network(build_model(experiment(unfreeze=0, dense_units=[], **names), 2))
+            for names in (BOTH, {})]  # fmt: skip
+    assert [cut.first_trained for cut in bare] == ["logits", "logits"]
     joined.save(tmp_path / "model.keras")
     images = aged(train=4)
     inputs = images.inputs(np.arange(4))

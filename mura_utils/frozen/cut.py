@@ -60,11 +60,13 @@ def split_network(model: keras.Model) -> Cut | None:
     """
     radiograph, *besides = model.inputs
     given = {tensor._keras_history.operation.name for tensor in besides}
-    readers = [layer for layer in model.layers if given & {each.name for each in _parents(layer)}]
+    readers = [layer for layer in model.layers if given & _names(_parents(layer))]
+    aside = set(given)  # what depends on no radiograph
     frozen: dict[str, keras.Layer] = {}
     first_trained = ""
     for layer in model.layers:
-        if layer.name in given:
+        if layer.name in aside or (_parents(layer) and _names(_parents(layer)) <= aside):
+            aside.add(layer.name)
             continue
         if _is_constant(layer) and all(parent.name in frozen for parent in _parents(layer)):
             frozen[layer.name] = layer
