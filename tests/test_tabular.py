@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from hashlib import sha256
 from types import SimpleNamespace
@@ -31,13 +32,16 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import save_experiment, validate_parameters
 from mura_utils.explain.browser import Cases
 from mura_utils.explain.faithfulness import answer_of
+from mura_utils.explain.shortcuts import abnormal_probability
 from mura_utils.explain.targets import contrast_target
+from mura_utils.export.writing import export_run
 from mura_utils.external.subject import Subject
 from mura_utils.labels import probability_columns
 from mura_utils.network.build import build_model, head_summary, load_model
 from mura_utils.network.tabular import at_values, attach_tabular, with_nothing_known
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.prediction import predict_images
+from mura_utils.prediction_commands import predict
 from mura_utils.runs.ensemble import Networks
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
@@ -159,9 +163,11 @@ def test_activations_are_stored_once_with_and_without_the_branch(network):
 # --- training and answers -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache", ["off", "on"])
-def test_age_is_learnt_where_the_image_says_nothing(tmp_path, cache):
-    settings = experiment(**BOTH, cache_features=cache, epochs=8)
+@pytest.mark.parametrize(
+    ("cache", "stored_as"), [("off", "float16"), ("on", "float16"), ("on", "uint8")]
+)
+def test_age_is_learnt_where_the_image_says_nothing(tmp_path, cache, stored_as):
+    settings = experiment(**BOTH, cache_features=cache, stored_as=stored_as, epochs=8)
     images = aged(train=48, validation=16)
     trained = train(tmp_path, settings, images, tiny(settings))
     assert trained.history["val_accuracy"].iloc[-1] > 0.9
@@ -236,6 +242,8 @@ def test_answers_and_the_browser_are_at_each_images_own_age(network):
     answers = answer_of(model, target, values)(pixels, np.arange(3))
     p = model.predict(images.inputs(rows), verbose=0)
     np.testing.assert_allclose(answers, p[:, 0] / p.sum(axis=1), atol=1e-5)
+    audited = abnormal_probability(model, CLASSES, values)(pixels[[2, 0]], np.array([2, 0]))
+    np.testing.assert_allclose(audited, p[[2, 0], 0], atol=1e-5)
     predictions = images.rows.iloc[rows].assign(
         predicted=CLASSES[0],
         abnormality="Abnormal",
@@ -254,8 +262,11 @@ def test_answers_and_the_browser_are_at_each_images_own_age(network):
 # --- one patient, another data set ----------------------------------------------------------------
 
 
-def test_predict_reads_the_age_that_is_given_and_refuses_one_that_nobody_reads(network, tmp_path):
-    gray = tmp_path / "hand.png"
+@pytest.fixture
+def hand(network, tmp_path):
+    """A radiograph, and in runs/ the run "both", which reads age and sex, and "none"."""
+    gray = tmp_path / "hands" / "hand.png"
+    gray.parent.mkdir()
     Image.fromarray(np.tile(network[1].pixels[0], (8, 8))).save(gray)
     for name, names in (("both", ["age", "sex"]), ("none", [])):
         settings = experiment(name=name, tabular=names)
@@ -263,20 +274,58 @@ def test_predict_reads_the_age_that_is_given_and_refuses_one_that_nobody_reads(n
         tiny(settings).save(runs_dir() / name / "model.keras")
         write_json(runs_dir() / name / "training.json", {"classes": CLASSES})
         write_completed(runs_dir() / name, list(NOTEBOOKS[:5]))
+    return gray
 
+
+def test_predict_reads_the_age_that_is_given_and_refuses_one_that_nobody_reads(hand, tmp_path):
     def p(run, **person):
-        return predict_images(run, [gray], tmp_path / "out", **person)[0]["p_abnormal"]
+        return predict_images(run, [hand], tmp_path / "out", **person)[0]["p_abnormal"]
 
     assert len({p("both"), p("both", age=80), p("both", age=80, sex="f")}) == 3
     assert p("none") == p("none", age=None)
     for run, person, sentence in [
         ("none", {"age": 80}, "does not read the patient's age"),
         ("both", {"age": 121}, "--age 121: give years from 0 to 120"),
+        ("both", {"age": np.nan}, "--age nan: give years from 0 to 120"),
         ("both", {"sex": "female"}, "--sex 'female': give F, M, O"),
     ]:
         with pytest.raises(UserError, match=sentence) as caught:
             p(run, **person)
         assert one_sentence(caught)
+
+
+def test_what_is_not_given_is_told_beside_the_json(hand, tmp_path, capsys):
+    for run, person, told in [
+        ("both", {}, "treated as missing: the patient's age and sex.\n"),
+        ("both", {"age": 80.0}, "treated as missing: the patient's sex.\n"),
+        ("both", {"age": 80.0, "sex": "F"}, ""),
+        ("none", {}, ""),
+    ]:
+        predict([hand], run, tmp_path / "out", **person)
+        out, err = capsys.readouterr()
+        assert json.loads(out)[0]["label"] in CLASSES
+        assert told in err and err.count("missing") == bool(told)
+
+
+def test_in_a_folder_age_and_sex_are_missing(hand, tmp_path, caplog):
+    caplog.set_level("INFO")
+    with pytest.raises(UserError, match="--age and --sex are of one patient") as caught:
+        predict([hand.parent], "both", tmp_path / "p.csv", age=80.0)
+    assert one_sentence(caught)
+    for run, told in [("both", 1), ("none", 0)]:
+        caplog.clear()
+        predict([hand.parent], run, tmp_path / f"{run}.csv")
+        (single,) = predict_images(run, [hand], tmp_path / "out")
+        (p,) = pd.read_csv(tmp_path / f"{run}.csv")["p_abnormal"]
+        assert p == pytest.approx(single["p_abnormal"], abs=2e-6)
+        assert caplog.text.count("treated as missing: the patient's age and sex.") == told
+
+
+def test_an_export_of_a_run_that_reads_them_is_refused(hand, tmp_path):
+    with pytest.raises(UserError, match="both reads the patient's age and sex") as caught:
+        export_run("both", "keras", out=tmp_path / "export")
+    assert one_sentence(caught)
+    assert not (tmp_path / "export").exists()
 
 
 def test_another_data_set_is_answered_at_its_own_ages_straight_and_mirrored(network, tmp_path):
