@@ -77,7 +77,8 @@ class Run:
         """
         rows = self.read_table("manifest.csv").merge(self.read_table("splits.csv"), on="path")
         side = size or self.experiment.image_size
-        return load_images(self.data_root, rows, side, self.experiment.resize)
+        resize, tabular = self.experiment.resize, self.experiment.tabular
+        return load_images(self.data_root, rows, side, resize, tabular=tabular)
 
     def read_json(self, name: str) -> Any:
         """Read a JSON artefact."""

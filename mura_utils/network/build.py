@@ -5,6 +5,8 @@ Every model is one flat functional graph (a nested model would hide its layers f
     radiograph (S, S, 1) in 0-255 -> three channels -> scaling -> backbone -> ``features``
     -> head -> ``logits`` -> ``predictions`` (softmax)
 
+With the parameter `tabular` a second input joins in before ``logits``, see `network.tabular`.
+
 Scaling is part of the graph, so that a saved model takes raw gray values and nobody needs to
 remember how it was trained.
 """
@@ -22,6 +24,7 @@ from mura_utils.experiments import is_network, weights_file
 from mura_utils.network.backbone import FEATURES, build_backbone, convolution_names
 from mura_utils.network.heads import LOGITS, attach_head, regularizer
 from mura_utils.network.saved import classes_of_run, load_model, take_weights
+from mura_utils.network.tabular import attach_tabular
 from mura_utils.sections import Network
 
 
@@ -40,7 +43,8 @@ def build_model(
         dtype_policy: Keras's, e.g. ``"mixed_float16"`` to train on a GPU; see `in_float32`.
 
     Returns:
-        An uncompiled model from (N, S, S, 1) gray values in 0-255 to (N, K) probabilities.
+        An uncompiled model from (N, S, S, 1) gray values in 0-255, and age and sex where `tabular`
+        names them, to (N, K) probabilities.
 
     Raises:
         UserError: weights that cannot be fetched or do not fit.
@@ -88,11 +92,15 @@ def add_head(
     freeze(backbone, network.unfreeze, network.freeze_batch_norm)
     coarse = layers.Identity(name=FEATURES)(backbone.output)
     fine = backbone.get_layer(BACKBONES[network.backbone].fine).output
-    x = attach_head(network, coarse, fine)
+    x, besides = attach_tabular(attach_head(network, coarse, fine), network)
     x = layers.Dense(count, kernel_regularizer=regularizer(network), name=LOGITS)(x)
     # float32 also under mixed precision: a float16 softmax loses small probabilities.
     probabilities = layers.Activation("softmax", dtype="float32", name="predictions")(x)
-    model = keras.Model(radiograph, probabilities, name=f"{network.backbone}_{network.head}")
+    model = keras.Model(
+        [*keras.tree.flatten(radiograph), *besides] if besides else radiograph,
+        probabilities,
+        name=f"{network.backbone}_{network.head}",
+    )
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = network.batch_norm_momentum

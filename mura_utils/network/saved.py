@@ -85,7 +85,7 @@ def take_backbone(backbone: keras.Model, path: Path) -> None:
     """
     saved = load_model(path)
     layers = {layer.name: layer for layer in getattr(saved, "layers", [])}
-    channels = [tensor.shape[-1] for tensor in getattr(saved, "inputs", [])]
+    channels = [tensor.shape[-1] for tensor in getattr(saved, "inputs", [])[:1]]
     scaling = layers.get("scaling")
     if channels != [1] or not isinstance(scaling, keras.layers.Rescaling):
         raise UserError(
