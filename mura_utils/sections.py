@@ -215,7 +215,7 @@ class Network(Pixels, Seeded):
         [0.2, 0.4, 0.4, 0.4, 0.4], "05", "rates: five for the head attention, else one"
     )
     fast_dropout: bool = _parameter(
-        False, "05", "draw the dropout of the attended maps after their pooling, which is quicker"
+        True, "05", "draw the dropout of the attended maps after their pooling, which is quicker"
     )
     l1: Number = _parameter(0.0, "05", "L1 factor on dense kernels", ge=0, le=1)
     l2: Number = _parameter(0.0001, "05", "L2 factor on dense kernels", ge=0, le=1)

@@ -115,8 +115,9 @@ def in_float32(model: keras.Model) -> keras.Model:
     if all(layer.compute_dtype == "float32" for layer in model.layers):
         return model
 
-    def as_float32(layer: keras.Layer) -> keras.Layer:
-        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+    def as_float32(layer: keras.Operation) -> keras.Operation:
+        policy = {"dtype": "float32"} if isinstance(layer, keras.Layer) else {}
+        return layer.__class__.from_config(layer.get_config() | policy)
 
     twin = keras.models.clone_model(model, clone_function=as_float32)
     twin.set_weights(model.get_weights())
