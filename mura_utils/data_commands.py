@@ -19,6 +19,9 @@ def phantom(
     seed: Annotated[int, typer.Option(help="another draws others", min=0, max=2**32 - 1)] = 0,
     faults: Annotated[bool, typer.Option(help="plant damaged files and rows")] = True,
     label_noise: Annotated[float, typer.Option(help="share of wrong labels", min=0, max=0.5)] = 0.0,
+    age_effect: Annotated[
+        float, typer.Option(help="how far age tells the finding", min=0, max=1)
+    ] = 0.0,
 ) -> None:
     """Draw a phantom data set in MURA's layout; by default the one of the demo."""
     from mura_utils.data.sources import open_source
@@ -26,7 +29,10 @@ def phantom(
     from mura_utils.phantoms.dataset import draw_phantoms
 
     root = data_dir() / expand(folder)
-    draw_phantoms(root, patients, seed, faults, label_noise, progress=sys.stderr.isatty())
+    progress = sys.stderr.isatty()
+    draw_phantoms(
+        root, patients, seed, faults, label_noise, age_effect=age_effect, progress=progress
+    )
     typer.echo(open_source(root))
 
 

@@ -316,11 +316,12 @@ def _mirrored_answers(model: Any, member: Member, manifest: pd.DataFrame) -> np.
     """A network's probabilities for the images mirrored left to right."""
     images = _images(member, manifest)
     rows = images.positions("validation", "test")
-    mirrored = images.pixels[rows][:, :, ::-1, np.newaxis]
-    return model.predict(mirrored, member.experiment.batch_size, verbose=0)
+    mirrored = images.pixels[rows][:, :, ::-1]
+    return model.predict(images.inputs(rows, mirrored), member.experiment.batch_size, verbose=0)
 
 
 def _images(member: Member, manifest: pd.DataFrame) -> Images:
     experiment = member.experiment
     root = data_root(experiment)
-    return load_images(root, manifest, experiment.image_size, experiment.resize)
+    size, resize = experiment.image_size, experiment.resize
+    return load_images(root, manifest, size, resize, tabular=experiment.tabular)

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mura_utils.backbones import BACKBONES
+from mura_utils.data.sources import SOURCES, no_attributes
 from mura_utils.errors import UserError, describe, shown
 from mura_utils.parameter_files import parse_value, read_parameters, write_parameters
 from mura_utils.paths import REPOSITORY, data_dir, expand
@@ -51,6 +52,12 @@ class Experiment(
 
     def conditions(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
         count = BACKBONES[self.backbone].convolutions
+        source = SOURCES.get(self.source)  # None: auto
+        yield (
+            not (self.tabular and source and source.attributes is no_attributes),
+            f"tabular = {shown(self.tabular)}, but the source {self.source} says nothing of its "
+            "patients: give [], or another source",
+        )
         yield (
             self.cache_features != "on" or self.unfreeze not in ("all", count),
             f"cache_features = on, but unfreeze = {shown(self.unfreeze)} leaves nothing frozen to "
@@ -146,6 +153,16 @@ def weights_file(network: Network) -> Path | None:
             f"weights: {path} is no file; give phantom, imagenet, none, or a weights file."
         )
     return path
+
+
+def is_network(weights: str) -> bool:
+    """Whether the parameter `weights` names a whole network, a run's ``model.keras``.
+
+    Example:
+        >>> is_network("../runs/exp6/model.keras"), is_network("mobilenet.h5")
+        (True, False)
+    """
+    return weights.endswith(".keras")
 
 
 def weights_digest(network: Network) -> str | None:

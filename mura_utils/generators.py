@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from mura_utils import sections
 from mura_utils.data.dataset import Masks
+from mura_utils.data.tabular import Tabular
 
 STILL = np.array([[1, 0, 0, 0, 1, 0, 0, 0]], np.float32)
 """A transform that changes nothing."""
@@ -265,6 +266,18 @@ def stream(
     )
 
 
+def beside(
+    tabular: Tabular | None, rows: np.ndarray, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """What is read beside some images: (n, F) float32, F being 0 without `tabular`.
+
+    With `rng` some of it is hidden, as in training.
+    """
+    if tabular is None:
+        return np.zeros((len(rows), 0), np.float32)
+    return tabular.numbers[rows] if rng is None else tabular.hiding(rows, rng)
+
+
 def make_dataset(
     pixels: np.ndarray,
     indices: np.ndarray,
@@ -277,6 +290,7 @@ def make_dataset(
     masks: Masks | None = None,
     grid: int = 0,
     shares: np.ndarray | None = None,
+    tabular: Tabular | None = None,
 ) -> tf.data.Dataset:
     """Batches of images and labels, in a new order and with new draws at each iteration.
 
@@ -290,16 +304,19 @@ def make_dataset(
         labels_onehot: (N, K), row for row with `pixels`.
         batch_size: images a batch.
         augmentation: None leaves the images as they are.
-        shuffle: a new order at each iteration, otherwise that of `indices`.
+        shuffle: a new order at each iteration, otherwise that of `indices`; some of `tabular` is
+            hidden then.
         seed: not negative.
         first_iteration: epochs that an earlier data set has served; an iterator numbers each pass.
         masks: row for row with `pixels`, see `data.dataset.Images.masks`.
         grid: cells a side of what they are shrunk to.
         shares: how often each of `indices` is drawn, see `stream`.
+        tabular: row for row with `pixels`, what is read beside them.
 
     Returns:
         Data set of known length with elements (images (B, S, S, 1) float32 0 to 255,
-        labels (B, K) float32). With masks, labels and `mask_targets` are a tuple.
+        labels (B, K) float32). With tabular, images and its values (B, F) are a tuple; with masks,
+        labels and `mask_targets` are.
 
     Raises:
         ValueError: `labels_onehot` and `pixels` differ in length.
@@ -313,27 +330,32 @@ def make_dataset(
     if len(labels_onehot) != len(pixels):
         raise ValueError(f"{len(labels_onehot)} rows of labels for {len(pixels)} images")
     labels = np.asarray(labels_onehot, dtype=np.float32)
-    size = pixels.shape[1]
+    size, others = pixels.shape[1], beside(tabular, indices[:0]).shape[1]
 
     def take(rows: np.ndarray, rng: np.random.Generator, _: int) -> tuple[np.ndarray, ...]:
         transforms = np.empty((0, 8), np.float32)
         if augmentation:
             transforms = augmentation.transforms(len(rows), size, rng)
-        batch = pixels[rows][..., np.newaxis], transforms, labels[rows]
+        said = beside(tabular, rows, rng if shuffle else None)
+        batch = pixels[rows][..., np.newaxis], transforms, said, labels[rows]
         return (*batch, *masks.take(rows)) if masks else batch
 
-    def warp(images: tf.Tensor, transforms: tf.Tensor, labels: tf.Tensor, *masked) -> tuple:
+    def warp(
+        images: tf.Tensor, transforms: tf.Tensor, said: tf.Tensor, labels: tf.Tensor, *masked
+    ) -> tuple:
         warped = augment(images, transforms) if augmentation else tf.cast(images, tf.float32)
+        inputs = (warped, said) if tabular else warped
         if not masked:
-            return warped, labels
+            return inputs, labels
         maps, known = masked
         moved = transforms if augmentation else STILL
-        return warped, (labels, mask_targets(maps, moved, known, grid))
+        return inputs, (labels, mask_targets(maps, moved, known, grid))
 
     columns = augmentation.columns if augmentation else 8
     signature = (
         tf.TensorSpec((None, size, size, 1), tf.uint8),
         tf.TensorSpec((None, columns), tf.float32),
+        tf.TensorSpec((None, others), tf.float32),
         tf.TensorSpec((None, labels.shape[1]), tf.float32),
     )
     if masks:

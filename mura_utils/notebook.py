@@ -16,7 +16,13 @@ from IPython import get_ipython
 
 from mura_utils.data.dataset import Images, load_images
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment, data_root, validate_parameters
+from mura_utils.experiments import (
+    Experiment,
+    data_root,
+    is_network,
+    validate_parameters,
+    weights_file,
+)
 from mura_utils.paths import read_json, read_table, runs_dir
 from mura_utils.runs.record import (
     NOTEBOOKS,
@@ -24,6 +30,7 @@ from mura_utils.runs.record import (
     lock,
     read_record,
     refuse_changes,
+    refuse_seen,
     release,
     require,
     versions,
@@ -70,7 +77,8 @@ class Run:
         """
         rows = self.read_table("manifest.csv").merge(self.read_table("splits.csv"), on="path")
         side = size or self.experiment.image_size
-        return load_images(self.data_root, rows, side, self.experiment.resize)
+        resize, tabular = self.experiment.resize, self.experiment.tabular
+        return load_images(self.data_root, rows, side, resize, tabular=tabular)
 
     def read_json(self, name: str) -> Any:
         """Read a JSON artefact."""
@@ -108,8 +116,8 @@ def open_run(notebook: str, cells: Sequence[str]) -> Run:
 
     Raises:
         UserError: an unknown or ill-typed parameter; an earlier notebook has not run; a parameter
-            of an earlier notebook differs from what that notebook ran with; another process works
-            in the run.
+            of an earlier notebook differs from what that notebook ran with; weights that have
+            learned from images which this run holds back; another process works in the run.
     """
     _show_user_errors_as_a_sentence()
     print_log_lines()
@@ -133,6 +141,8 @@ def _begin(notebook: str, given: Mapping[str, Any], folder: Path) -> Experiment:
         require(folder, before=notebook)
         refuse_changes(given, record, folder.name, number)
     experiment = validate_parameters({**record, **given}, notebook)
+    if number == "05" and is_network(experiment.weights):
+        refuse_seen(folder, weights_file(experiment))
     begin(folder, experiment, notebook)
     return experiment
 

@@ -95,6 +95,12 @@ def _poolings(names: list[str]) -> list[str]:
     return names
 
 
+def _attributes(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("name each once")
+    return sorted(names)
+
+
 def _strides(strides: list[int]) -> list[int]:
     if strides not in ([32], [16, 32]):
         raise ValueError("give [32] or [16, 32]")
@@ -125,6 +131,7 @@ Poolings = Annotated[
     list[Annotated[Literal["average", "max", "lse", "attention"], AnyCase]],
     AfterValidator(_poolings),
 ]
+Attributes = Annotated[list[Annotated[Literal["age", "sex"], AnyCase]], AfterValidator(_attributes)]
 Strides = Annotated[list[int], AfterValidator(_strides)]
 Counts = Annotated[
     list[Annotated[int, Field(ge=1, le=1_000_000)]],

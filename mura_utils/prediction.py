@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from mura_utils.data.images import examine_image
 from mura_utils.errors import UserError
 from mura_utils.paths import atomic_write
-from mura_utils.predictor import Inputs, Predictor
+from mura_utils.predictor import Inputs, Predictor, person_values
 from mura_utils.runs.ensemble import networks_of
 from mura_utils.runs.record import require_trained
 
@@ -30,7 +30,12 @@ _CONTRAST = "LayerCAM of abnormal - normal"
 
 
 def predict_images(
-    run: str, images: Sequence[Path], out: Path, method: str | None = None
+    run: str,
+    images: Sequence[Path],
+    out: Path,
+    method: str | None = None,
+    age: float | None = None,
+    sex: str | None = None,
 ) -> list[dict[str, Any]]:
     """Class probabilities and an explaining overlay for each radiograph, see `Predictor`.
 
@@ -52,6 +57,8 @@ def predict_images(
         out: folder of the overlays, made if need be.
         method: the heat-map to draw instead, a name in `explain.METHODS`, for
             (abnormal - normal) of the predicted body part.
+        age: of the patient whose images these are, years; None where it is unknown.
+        sex: F, M or O; None where it is unknown.
 
     Returns:
         For each image, in the given order: image; label and body_part, the likeliest;
@@ -62,20 +69,20 @@ def predict_images(
         overlay (its file).
 
     Raises:
-        UserError: no trained run, or an ensemble one of whose members was trained again; a file is
-            missing or no readable radiograph; `out` is no folder. All of that is found before a
-            model is loaded, and nothing is written then. A network lacks the method: that is found
-            later, but nothing is written either.
+        UserError: no trained run, or an ensemble one of whose members was trained again; an age or
+            a sex that the run does not read; a file is missing or no readable radiograph; `out` is
+            no folder. All of that is found before a model is loaded, and nothing is written then. A
+            network lacks the method: that is found later, but nothing is written either.
     """
     folder = require_trained(run)
-    networks_of(folder)
+    person_values(folder, networks_of(folder), age, sex)
     examined = [examine_image(path) for path in images]
     _require_folder(out)
     targets = _targets(images, out)
 
     from mura_utils.plotting.heatmaps import overlay
 
-    predictor = Predictor(folder)
+    predictor = Predictor(folder, age=age, sex=sex)
     inputs = [predictor.prepare(gray) for gray, _ in examined]
     answers = predictor.answer(inputs)
     shown, heatmaps = _maps(predictor, inputs, answers.probabilities, method)

@@ -26,6 +26,10 @@ def predict(
     backend: Annotated[
         str, typer.Option(help="with --out FILE.csv: tensorflow or openvino")
     ] = "tensorflow",
+    age: Annotated[
+        float | None, typer.Option(help="the patient's years, where the run reads them")
+    ] = None,
+    sex: Annotated[str | None, typer.Option(help="F, M or O, where the run reads it")] = None,
 ) -> None:
     """Classify radiographs with a trained run: JSON on standard output, an overlay for each.
 
@@ -33,10 +37,15 @@ def predict(
     those of the training. With --out FILE.csv all images of a folder, and below it, go into that
     file, a row each, without overlays; interrupted, the same command goes on there.
     """
-    if out.suffix.lower() == ".csv":
-        _predict_folder(run, images, out, method, backend)
-    else:
-        _predict_images(run, images, out, method, backend)
+    if out.suffix.lower() != ".csv":
+        _predict_images(run, images, out, method, backend, age, sex)
+        return
+    if age is not None or sex is not None:
+        raise UserError(
+            f"--age and --sex are of one patient, and --out {out} is for all images of a folder: "
+            "leave them out, and they are treated as missing."
+        )
+    _predict_folder(run, images, out, method, backend)
 
 
 def _predict_folder(
@@ -56,15 +65,26 @@ def _predict_folder(
 
 
 def _predict_images(
-    run: str, images: Sequence[Path], out: Path, method: str | None, backend: str
+    run: str,
+    images: Sequence[Path],
+    out: Path,
+    method: str | None,
+    backend: str,
+    age: float | None,
+    sex: str | None,
 ) -> None:
     from mura_utils.prediction import predict_images
+    from mura_utils.predictor import missing_of_person
+    from mura_utils.runs.ensemble import networks_of
+    from mura_utils.runs.record import require_trained
 
     if folder := next((path for path in images if path.is_dir()), None):
         raise UserError(f"{folder} is a folder: give --out FILE.csv for all of its images.")
     if backend != "tensorflow":
         raise UserError("--backend is for the images of a folder: it needs --out FILE.csv.")
-    results = predict_images(run, images, out, method)
+    results = predict_images(run, images, out, method, age, sex)
+    if missing := missing_of_person(networks_of(require_trained(run)), age, sex):
+        typer.echo(missing, err=True)
     for result in results:
         for remark in result["remarks"]:
             typer.echo(f"{result['image']}: {remark['kind']}: {remark['detail']}", err=True)

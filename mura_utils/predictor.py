@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mura_utils.data.squares import resize
+from mura_utils.data.tabular import encode, require_person
 from mura_utils.errors import UserError
 from mura_utils.evaluation.calibration import at_temperature
 from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_familiarity
@@ -102,7 +103,14 @@ class Predictor:
         computed_by: library and precision.
     """
 
-    def __init__(self, folder: Path, backend: str = "tensorflow", padded: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        backend: str = "tensorflow",
+        padded: bool = False,
+        age: float | None = None,
+        sex: str | None = None,
+    ) -> None:
         """Load the networks.
 
         Args:
@@ -110,10 +118,12 @@ class Predictor:
             backend: one of `BACKENDS`.
             padded: fill every batch up to `BATCH_SIZE`: for thousands of images, as nothing is
                 compiled for another size.
+            age: of the patient whose images all of them are, years; None where it is unknown.
+            sex: F, M or O; None where it is unknown.
 
         Raises:
             UserError: a model cannot be loaded or has other classes, a file of notebook 06 is
-                damaged, or OpenVINO is not installed.
+                damaged, or OpenVINO is not installed; as `person_values`.
         """
         if backend == "openvino":
             require_openvino()
@@ -121,17 +131,19 @@ class Predictor:
         self.rules = Rules.of(folder, self.networks)
         self.computed_by = ""
         self._backend, self._padded = backend, padded
+        values = person_values(folder, self.networks, age, sex)
         self._loaded = [
-            self._load(file, how)
-            for file, how in zip(self.networks.files, self.networks.resize, strict=True)
+            self._load(*each)
+            for each in zip(self.networks.files, self.networks.resize, values, strict=True)
         ]
 
-    def _load(self, file: Path, how: str) -> _Network:
+    def _load(self, file: Path, how: str, values: np.ndarray | None) -> _Network:
         from mura_utils.frozen import with_pooled
         from mura_utils.network.build import load_model
         from mura_utils.network.inference import compile_for_openvino, trace
+        from mura_utils.network.tabular import at_values
 
-        model, familiar = load_model(file), known_by(file)
+        model, familiar = at_values(load_model(file), values), known_by(file)
         if model.output_shape[-1] != len(self.networks.classes):
             raise UserError(
                 f"{self.networks.described_in} names {len(self.networks.classes)} classes, but "
@@ -258,6 +270,40 @@ def require_openvino() -> None:
         raise UserError(
             "--backend openvino needs OpenVINO: pip install -e .[openvino], or leave --backend out."
         )
+
+
+def person_values(
+    folder: Path, networks: Networks, age: float | None, sex: str | None
+) -> list[np.ndarray | None]:
+    """What each network reads of a patient besides the images; None where it reads nothing.
+
+    Args:
+        folder: of the run or the ensemble.
+        networks: its.
+        age: years; None where it is unknown.
+        sex: F, M or O; None where it is unknown.
+
+    Raises:
+        UserError: no network reads what is given, or it is no age or no sex.
+    """
+    said = require_person(age, sex)
+    for name in said.columns[said.notna().any()]:
+        if not any(name in names for names in networks.tabular):
+            raise UserError(
+                f"The run {folder.name} does not read the patient's {name} (its parameter tabular "
+                f"has no {name}): leave out --{name}."
+            )
+    return [encode(names, said).numbers[0] if names else None for names in networks.tabular]
+
+
+def missing_of_person(networks: Networks, age: float | None, sex: str | None) -> str:
+    """Which of age and sex the networks read and are not given, as a sentence; "" if none."""
+    given = {"age": age, "sex": sex}
+    read = sorted({name for names in networks.tabular for name in names})
+    if not (missing := [name for name in read if given[name] is None]):
+        return ""
+    names = " and ".join(missing)
+    return f"Read by the run but not given, so treated as missing: the patient's {names}."
 
 
 def known_by(file: Path) -> Familiarity | None:

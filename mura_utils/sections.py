@@ -16,6 +16,7 @@ from mura_utils.data.sources import SOURCES
 from mura_utils.errors import shown
 from mura_utils.parameter_types import (
     AnyCase,
+    Attributes,
     BodyParts,
     Convolutions,
     Counts,
@@ -88,6 +89,9 @@ class Data(Section):
     )
     phantom_label_noise: Number = _parameter(
         0.0, "01", "share of the phantoms' studies with a wrong label", ge=0, le=0.5
+    )
+    phantom_age_effect: Number = _parameter(
+        0.0, "01", "how strongly a phantom's age tells its finding: 0 not at all", ge=0, le=1
     )
     read_pixels: bool = _parameter(True, "01", "open every file; false lists the files only")
     exclude_duplicates: bool = _parameter(
@@ -200,6 +204,9 @@ class Network(Pixels, Seeded):
     feature_strides: Strides = _parameter(
         [16, 32], "05", "pixels a cell of the maps that attention pools: [32] or [16, 32]"
     )
+    tabular: Attributes = _parameter(
+        [], "05", "what the head reads beside the image: age, sex, both, or nothing"
+    )
     squeeze_excite: bool = _parameter(True, "05", "channel attention before the attention heads")
     dense_units: list[Annotated[int, Field(ge=1, le=8192)]] = _parameter(
         [1024], "05", "dense layers of the head dense", max_length=5
@@ -208,7 +215,7 @@ class Network(Pixels, Seeded):
         [0.2, 0.4, 0.4, 0.4, 0.4], "05", "rates: five for the head attention, else one"
     )
     fast_dropout: bool = _parameter(
-        False, "05", "draw the dropout of the attended maps after their pooling, which is quicker"
+        True, "05", "draw the dropout of the attended maps after their pooling, which is quicker"
     )
     l1: Number = _parameter(0.0, "05", "L1 factor on dense kernels", ge=0, le=1)
     l2: Number = _parameter(0.0001, "05", "L2 factor on dense kernels", ge=0, le=1)
@@ -284,11 +291,7 @@ class Training(Seeded):
         0, "05", "epochs over which the schedule cosine first raises the rate from 0", ge=0, le=1000
     )
     weight_decay: Number = _parameter(
-        0.0,
-        "05",
-        "share of each weight that AdamW takes off, times the rate",
-        ge=0,
-        le=1,
+        0.0, "05", "share of each weight that AdamW takes off, times the rate", ge=0, le=1
     )
     mask_supervision: Number = _parameter(
         0.0, "05", "weight of the loss that teaches an attention map the masks", ge=0, le=1000
@@ -392,9 +395,5 @@ class Explanation(Section):
         24, "07", "abnormal test images whose heat-maps are scored, in memory", ge=2, le=10_000
     )
     checked_images: int = _parameter(
-        6,
-        "07",
-        "test images that are hidden, shifted and explained again",
-        ge=2,
-        le=1000,
+        6, "07", "test images that are hidden, shifted and explained again", ge=2, le=1000
     )

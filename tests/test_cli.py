@@ -85,6 +85,7 @@ def test_the_command_draws_the_demos_phantoms_unless_told_otherwise(mura, monkey
     assert mura("data", "phantom", "--seed", 3, "--no-faults", "--label-noise", 0.2)[0] == 0
     assert drawn == [tuple(defaults), (480, 3, False, 0.2)]
     assert mura("data", "phantom", "--label-noise", 0.6)[0] == 2
+    assert mura("data", "phantom", "--age-effect", 1.1)[0] == 2
 
 
 def test_phantoms_are_drawn_and_checked(mura):

@@ -75,6 +75,8 @@ NUMBERS = {
     "shear_range": (-1e-9, 90),
     "zoom_range": (-1e-9, 1),
     "grey_range": (-1e-9, 1),
+    "phantom_age_effect": (-1e-9, 1.1),
+    "tabular": (["weight"], ["age", "age"], ["AGE", "age"]),
     "pooling": ([], ["mean"], ["max", "max"]),
     "feature_strides": ([], [16], [8, 16]),
     "weight_decay": (-1e-9, 1.1),
@@ -121,7 +123,7 @@ def test_what_lies_outside_the_bounds_is_refused(name, value):
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 10**400, True, "3"])
 def test_numbers_are_finite_and_no_text(value):
     named = [name for name, field in Experiment.model_fields.items() if field.annotation is float]
-    assert len(named) == 20
+    assert len(named) == 21
     for name in [*named, "epochs", "seed"]:
         with pytest.raises(UserError, match=f"^test: {name} = "):
             validate_parameters({name: value}, "test")

@@ -104,7 +104,7 @@ def test_the_answer_is_the_probability_of_abnormal_against_normal(images, model)
 
 def test_the_audit_asks_for_the_probability_of_all_abnormal_classes(images, model):
     expected = model.predict(images, verbose=0)[:, 0]
-    answer = shortcuts.abnormal_probability(model, CLASSES)(images)
+    answer = shortcuts.abnormal_probability(model, CLASSES)(images, np.arange(5))
     assert answer == pytest.approx(expected, abs=1e-5)
 
 
@@ -129,6 +129,14 @@ def test_shuffled_weights_keep_their_values(model):
     twin = sanity.random_network(model)
     for ours, theirs in zip(model.get_weights(), twin.get_weights(), strict=True):
         assert np.array_equal(np.sort(ours, axis=None), np.sort(theirs, axis=None))
+
+
+def test_every_cascade_ends_at_the_same_random_network(model):
+    random = sanity.random_network(model).get_weights()
+    twins = {id(stage.model) for stage in sanity.cascade(model, stages=3)}
+    assert len(twins) == 1
+    assert all(map(np.array_equal, random, sanity.random_network(model).get_weights()))
+    assert twins == {id(sanity.random_network(model))}
 
 
 def test_a_map_that_ignores_the_weights_fails_and_one_that_follows_them_passes(images, model):
@@ -207,11 +215,12 @@ def test_a_planted_shortcut_is_caught_and_a_clean_network_is_not(cheat):
     model = trained(cheat)
     images, abnormal, masks = radiographs(40, seed=2, cheat=False)
 
-    def p(images):
+    def p(images, numbers):
+        assert len(images) == len(numbers)
         return model.predict(images, verbose=0)[:, 0]
 
     if not cheat:
-        assert ((p(images) > 0.5) == abnormal).mean() > 0.9, "it has learned the finding"
+        assert ((p(images, range(40)) > 0.5) == abnormal).mean() > 0.9, "it has learned the finding"
     heat = {"saliency": saliency(model, images, contrast_target([0] * 40, CLASSES))}
     measured = shortcuts.measure_regions(p, images, masks, heat)
     verdict = shortcuts.audit(measured, pd.Series([str(n) for n in range(40)]), bootstrap=200)

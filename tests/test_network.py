@@ -48,7 +48,7 @@ def test_heads_on_one_backbone_are_the_networks_that_build_model_makes():
 
 
 def test_a_summary_of_the_head_has_all_parameters_and_what_each_layer_reads():
-    model = build.build_model(small(), 3)
+    model = build.build_model(small(fast_dropout=False), 3)
     summary = build.head_summary(model)
     assert summary["parameters"].sum() == model.count_params()
     assert summary.loc["features"].tolist()[:2] == ["backbone", "2 × 2 × 256"]
@@ -118,7 +118,8 @@ def test_exp5_is_exp6_without_squeeze_and_excite():
 
 def test_a_backbone_that_multiplies_takes_the_attention_head():
     keras.backend.clear_session()  # Keras counts from multiply_1, as the head does
-    model = build.build_model(small(backbone="mobilenetv3small", alpha=1, head="attention"), 2)
+    settings = small(backbone="mobilenetv3small", alpha=1, head="attention", fast_dropout=False)
+    model = build.build_model(settings, 2)
     assert model.get_layer("multiply_1").input[1].shape[-1] == 1
 
 
@@ -221,6 +222,7 @@ def test_mixed_precision_computes_in_float16_and_only_there():
 @pytest.mark.parametrize("head", ["attention", "dense"])
 def test_a_mixed_network_in_float32_is_the_float32_network_with_its_weights(head, tmp_path):
     settings = small(unfreeze=2, head=head, dropout=[0.1] * (5 if head == "attention" else 1))
+    assert settings.fast_dropout, "whose operations have no precision of their own"
     mixed = build.build_model(settings, 3, dtype_policy="mixed_float16")
     rng = np.random.default_rng(0)
     mixed.set_weights([rng.uniform(0.01, 0.2, weight.shape) for weight in mixed.weights])

@@ -14,6 +14,7 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters, weights_digest
 from mura_utils.network.build import build_model
 from mura_utils.network.probing import pooled_features
+from mura_utils.paths import write_json
 
 SMALL = {
     "backbone": "mobilenet", "alpha": 0.25, "image_size": 32, "weights": "none", "unfreeze": 1,
@@ -60,6 +61,23 @@ def test_all_but_the_classifier_comes_from_the_earlier_run(tmp_path, capsys, cla
     ]
     trainable = [layer.trainable for layer in model.layers]
     assert trainable == [layer.trainable for layer in fresh.layers], "frozen as asked, not as saved"
+
+
+@pytest.mark.parametrize(("names", "kept"), [("abc", True), ("acb", False), ("abcd", False)])
+def test_the_classifier_stays_where_the_earlier_run_has_the_same_classes(tmp_path, names, kept):
+    path = tmp_path / "model.keras"
+    earlier = save_earlier(path, classes=3)
+    write_json(tmp_path / "training.json", {"classes": list("abc")})
+    model = build_model(small(weights=str(path)), list(names))
+    assert same_values(model, earlier, "logits") == kept
+
+
+def test_a_damaged_record_of_the_earlier_run_is_a_sentence(tmp_path):
+    path = tmp_path / "model.keras"
+    save_earlier(path, classes=3)
+    write_json(tmp_path / "training.json", {"epochs": 3})
+    with pytest.raises(UserError, match=r"training\.json does not hold what this version writes"):
+        build_model(small(weights=str(path)), list("abc"))
 
 
 def same_shapes(ours, theirs, name):

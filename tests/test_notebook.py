@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from mura_utils import notebook as nb
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, read_parameters
-from mura_utils.paths import runs_dir
+from mura_utils.paths import runs_dir, write_csv
 from mura_utils.runs.record import completed
 from mura_utils.runs.stages import NOTEBOOKS
 
@@ -118,3 +119,31 @@ def test_tables_keep_text_as_text(tmp_path):
     assert row.to_dict() == {
         "path": "a.png", "patient": "007", "sha256": "12e4", "mean": 1.5, "fault": "",
     }  # fmt: skip
+
+
+def a_run(folder, splits: str) -> None:
+    """Manifest and splits of images, one for each letter of `splits`, such as t for test."""
+    names = {"l": "train", "v": "validation", "t": "test"}
+    paths = [f"{letter}.png" for letter in "abcdefgh"[: len(splits)]]
+    write_csv(folder / "manifest.csv", pd.DataFrame({"path": paths, "sha256": paths}))
+    kept = [names[letter] for letter in splits]
+    write_csv(folder / "splits.csv", pd.DataFrame({"path": paths, "split": kept}))
+
+
+@pytest.mark.parametrize(("here", "seen"), [("lvtt", 0), ("llvt", 0), ("tllv", 1), ("vttl", 2)])
+def test_weights_that_know_what_the_run_holds_back_are_refused(tmp_path, here, seen):
+    mine = '# Parameters: x\nname = "mine"'
+    for name in NOTEBOOKS[:4]:
+        run = nb.open_run(name, [mine])
+        run.complete()
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    a_run(earlier, "lvtt")
+    a_run(run.folder, here)
+    (earlier / "model.keras").touch()
+    cells = [f'{mine}\nweights = "{earlier / "model.keras"}"']
+    if seen:
+        with pytest.raises(UserError, match=f"has learned from {seen} of this run's"):
+            nb.open_run("05_modeling", cells)
+        (earlier / "splits.csv").unlink()
+    assert nb.open_run("05_modeling", cells).experiment.weights.endswith("model.keras")

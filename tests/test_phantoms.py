@@ -22,9 +22,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from mura_utils.data.sources import load_mask, open_source
-from mura_utils.data.sources.phantom import phantom_mask
+from mura_utils.data.sources.phantom import phantom_attributes, phantom_mask
 from mura_utils.errors import UserError
-from mura_utils.paths import read_json
+from mura_utils.paths import read_json, write_json
 from mura_utils.phantoms.anatomy import SEVERITIES, WINDOWS, draw_arm, find_bone
 from mura_utils.phantoms.dataset import (
     BODY_PARTS,
@@ -32,9 +32,13 @@ from mura_utils.phantoms.dataset import (
     KINDS,
     PARTIAL,
     TREE,
+    _draw_patient,
+    _Order,
+    _Plan,
     draw_case,
     draw_phantoms,
 )
+from mura_utils.phantoms.people import describe_person
 from mura_utils.phantoms.radiography import Study, take_radiograph
 
 PATIENTS = 110
@@ -225,6 +229,44 @@ def test_same_seed_gives_the_same_bytes_for_any_number_of_workers(
 ) -> None:
     draw_phantoms(tmp_path / "set", patients=28, seed=7, workers=2)
     assert contents(tmp_path / "set") == contents(small)
+
+
+def test_ages_go_with_the_finding_as_told_and_change_no_image(tmp_path: Path, small: Path) -> None:
+    order = _Order("train", 1, [_Plan("HAND", "fracture"), _Plan("WRIST", None)])
+    people = []
+    for effect in (0.0, 1.0):
+        (tmp_path / f"{effect:g}").mkdir()
+        people.append(_draw_patient(tmp_path / f"{effect:g}", order, 0, effect)[0])
+    assert contents(tmp_path / "0") == contents(tmp_path / "1") != {}
+    assert people[0].patient == people[1].patient and people[0].age < people[1].age
+    with pytest.raises(UserError, match="another recipe"):
+        draw_phantoms(small, patients=28, seed=7, age_effect=1.0)
+
+
+def test_a_set_of_a_version_without_ages_is_left_alone(tmp_path: Path, small: Path) -> None:
+    root = shutil.copytree(small, tmp_path / "set")
+    (root / "patients.csv").unlink()
+    card = {key: value for key, value in read_json(root / CARD).items() if key != "age_effect"}
+    write_json(root / CARD, card)
+    assert draw_phantoms(root, patients=28, seed=7) == card
+    assert list(phantom_attributes(root, ["MURA-v1.1/valid/XR_HAND/p/s/a.png"])) == [
+        "finding", "severity",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("effect", "low", "high"), [(0, 0.45, 0.55), (0.5, 0.73, 0.83), (1, 1, 1)])
+def test_how_strongly_an_age_tells_the_finding(effect: float, low: float, high: float) -> None:
+    people = pd.DataFrame(
+        describe_person(number, False, number % 2 == 1, effect, seed=0) for number in range(2000)
+    )
+    assert [people.age.isna().mean(), people.sex.isna().mean()] == pytest.approx(
+        [0.1, 0.05], abs=0.02
+    )
+    known = people.dropna(subset="age")
+    assert low <= roc_auc_score(known.index % 2, known.age.astype(float)) <= high
+    assert known.age.between(18, 95).all()
+    children = [describe_person(number, True, True, effect, seed=0).age for number in range(100)]
+    assert {age for age in children if age is not None} <= set(range(4, 18))
 
 
 def test_another_seed_draws_other_people(phantoms: Path, small: Path) -> None:

@@ -31,6 +31,7 @@ from mura_utils.predictor import (
     Predictor,
     Rules,
     familiarity_file,
+    missing_of_person,
     require_openvino,
 )
 from mura_utils.runs.ensemble import Networks, networks_of
@@ -59,7 +60,8 @@ def predict_folder(
 
     The same numbers as of `prediction.predict_images`, in the order of the paths, without overlays.
     Memory does not grow with the number of images. After an interruption the same call goes on
-    behind the last whole batch, and gives the same file.
+    behind the last whole batch, and gives the same file. Where the run reads age
+    and sex, they are treated as missing.
 
     The columns are path (relative to the folder), predicted and predicted_body_part (what
     `predict_images` calls label and body_part), p_abnormal, p_abnormal_calibrated, called,
@@ -90,6 +92,8 @@ def predict_folder(
     with open_table(out, about, _columns(networks), found.images, BATCH_SIZE) as table:
         for sentence in (f"{folder}: {found.sentence}", *found.left_out):
             logger.info(sentence)
+        if missing := missing_of_person(networks, None, None):
+            logger.info(missing)
         if table.done:
             logger.info(f"{table.done:,} rows were in {out} already.")
         waiting = found.images[table.done :]

@@ -28,6 +28,9 @@ ATTRIBUTES = {
 }
 """Columns of `study_attributes`, where a data set has them, and what they are."""
 
+_BANDS = ["0-17 years", "18-39 years", "40-64 years", "from 65 years"]
+_BAND_STARTS = [18, 40, 65]
+
 _SEVERAL = "several"
 _MOST_VALUES = 5  # of a number, before it is cut in three
 
@@ -36,7 +39,8 @@ def study_attributes(images: Images, positions: Sequence[int]) -> pd.DataFrame:
     """The attributes that the data set has, as text, one row a study.
 
     Images of a study that differ make the value "several"; of sizes and counts the largest is
-    taken. A number with more than five values is cut into three groups of about as many studies.
+    taken. Ages are cut into bands; another number with more than five values is cut into three
+    groups of about as many studies.
 
     Args:
         images: of the run.
@@ -60,7 +64,9 @@ def study_attributes(images: Images, positions: Sequence[int]) -> pd.DataFrame:
     studies = by_image.groupby(rows["study"])
     columns = {"views": _in_groups(studies.size())}
     for name, values in by_image.items():
-        if pd.api.types.is_numeric_dtype(values):
+        if name == "age":
+            columns[name] = _in_bands(studies[name].max())
+        elif pd.api.types.is_numeric_dtype(values):
             columns[name] = _in_groups(studies[name].max())
         else:
             once = studies[name].nunique() < 2
@@ -77,6 +83,19 @@ def _finding_sizes(images: Images, rows: pd.DataFrame) -> pd.Series:
         if mask is not None and mask.any():
             sizes[row.Index] = mask.mean()
     return sizes
+
+
+def _in_bands(ages: pd.Series) -> pd.Series:
+    """Ages as text: children, and three bands of adults.
+
+    Example:
+        >>> _in_bands(pd.Series([17.9, 18.0, 90.0, float("nan")])).tolist()
+        ['0-17 years', '18-39 years', 'from 65 years', nan]
+    """
+    known = ages.dropna()
+    return pd.Series(np.take(_BANDS, np.digitize(known, _BAND_STARTS)), known.index).reindex(
+        ages.index
+    )
 
 
 def _in_groups(numbers: pd.Series) -> pd.Series:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import pandas as pd
 from mura_utils.data.pixels import load_pixels
 from mura_utils.data.sources import load_mask
 from mura_utils.data.squares import resize_mask
+from mura_utils.data.tabular import Tabular, load_tabular
 from mura_utils.labels import ABNORMAL
 
 _EMPTY, _UNKNOWN = -1, -2
@@ -53,6 +56,7 @@ class Images:
         rows: N rows, the manifest joined with the column split, indexed from 0.
         pixels: (N, S, S) uint8, as returned by `pixels.load_pixels`.
         resize: how they became squares, see `squares.resize`.
+        tabular: their age and sex, row for row, where a network reads them.
 
     Raises:
         ValueError: `rows` and `pixels` differ in length.
@@ -68,6 +72,7 @@ class Images:
     rows: pd.DataFrame
     pixels: np.ndarray
     resize: str = "stretch"
+    tabular: Tabular | None = None
 
     def __post_init__(self) -> None:
         """Refuse rows and pixels of different images."""
@@ -103,6 +108,19 @@ class Images:
         """Positions of the rows whose split is one of `splits`, in order."""
         return np.flatnonzero(self.rows["split"].isin(splits))
 
+    def inputs(self, rows: np.ndarray, pixels: np.ndarray | None = None) -> Any:
+        """What a network of this run reads of some images.
+
+        Args:
+            rows: (n,) positions.
+            pixels: (n, S, S) to read instead of theirs, such as mirror images.
+
+        Returns:
+            Gray values (n, S, S, 1); with `tabular` a list of them and its values (n, F).
+        """
+        gray = (self.pixels[rows] if pixels is None else pixels)[..., np.newaxis]
+        return gray if self.tabular is None else [gray, self.tabular.numbers[rows]]
+
     def mask(self, path: str) -> np.ndarray | None:
         """Where an image's finding is: (S, S) bool, in the square of `pixels`; None without one.
 
@@ -136,7 +154,12 @@ class Images:
 
 
 def load_images(
-    root: Path, rows: pd.DataFrame, size: int, resize: str = "stretch", progress: bool = True
+    root: Path,
+    rows: pd.DataFrame,
+    size: int,
+    resize: str = "stretch",
+    progress: bool = True,
+    tabular: Sequence[str] = (),
 ) -> Images:
     """The images of a manifest with their split, decoded and resized once.
 
@@ -146,9 +169,15 @@ def load_images(
         size: side of the square images, in pixels.
         resize: how they become squares, see `squares.resize`.
         progress: show a progress bar while decoding.
+        tabular: what is read of their patients besides, see `tabular.COLUMNS`.
 
     Raises:
         UserError, ImageFault: as `pixels.load_pixels`.
+        UserError: as `tabular.load_tabular`.
     """
     pixels = load_pixels(root, rows, size, progress=progress, resize=resize)
-    return Images(root, rows, pixels, resize)
+    images = Images(root, rows, pixels, resize)
+    if not tabular or rows.empty:
+        return images
+    said = load_tabular(tabular, images.source, root, rows["path"].tolist())
+    return replace(images, tabular=said)

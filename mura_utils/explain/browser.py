@@ -17,8 +17,9 @@ from scipy.ndimage import binary_erosion
 from mura_utils.data.dataset import Images
 from mura_utils.errors import UserError
 from mura_utils.explain.methods.registry import METHODS, methods_of
-from mura_utils.explain.targets import class_target, contrast_target
+from mura_utils.explain.targets import Target, class_target, contrast_target
 from mura_utils.labels import classes_of, is_abnormal, p_abnormal, probabilities_of
+from mura_utils.network.tabular import at_values
 from mura_utils.plotting.heatmaps import overlay
 from mura_utils.runs.record import HELD
 
@@ -96,10 +97,25 @@ class Cases:
             predicted = [classes.index(self.rows["predicted"].iloc[case]) for case in missing]
             batch = np.stack([self.radiograph(case) for case in missing])[..., None]
             asked = TARGETS[target](predicted, classes)
-            found = METHODS[method](self.model, batch.astype(np.float32), asked)
+            found = self._compute(method, batch.astype(np.float32), asked, missing)
             for case, heat in zip(missing, found, strict=True):
                 self._maps[case, method, target] = heat
         return np.stack([self._maps[case, method, target] for case in cases])
+
+    def _compute(
+        self, method: str, batch: np.ndarray, asked: Target, cases: Sequence[int]
+    ) -> np.ndarray:
+        """The maps of some cases, each at the age and the sex of its own patient."""
+        if self.images.tabular is None:
+            return METHODS[method](self.model, batch, asked)
+        values = self.images.tabular.numbers[self.rows["row"].iloc[cases]]
+        models = [at_values(self.model, each) for each in values]
+        alone = [slice(number, number + 1) for number in range(len(models))]
+        maps = [
+            METHODS[method](model, batch[one], Target(asked.weights[one]))
+            for model, one in zip(models, alone, strict=True)
+        ]
+        return np.concatenate(maps)
 
     def title(self, case: int) -> str:
         """One line of a case: its kind, its label, the answer."""

@@ -27,7 +27,7 @@ Answer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Images (n, S, S, 1) and the positions (n,) of the images they come from -> answers (n,)."""
 
 
-def answer_of(model: keras.Model, target: Target) -> Answer:
+def answer_of(model: keras.Model, target: Target, values: np.ndarray | None = None) -> Answer:
     """The logistic function of a target's score, in [0, 1].
 
     For `contrast_target` this is the probability of abnormal against normal of the same body part.
@@ -35,11 +35,13 @@ def answer_of(model: keras.Model, target: Target) -> Answer:
     Args:
         model: ends in ``logits`` and a softmax.
         target: of the images whose copies are judged.
+        values: (N, F), what the network reads beside each of these images.
     """
     logits_of = logit_function(model)
 
     def answer(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        logits = [logits_of(images[rows]) for rows in chunks(images)]
+        inputs = [images] if values is None else [images, values[positions]]
+        logits = [logits_of(*(each[rows] for each in inputs)) for rows in chunks(images)]
         return expit((np.concatenate(logits) * target.weights[positions]).sum(axis=-1))
 
     return answer

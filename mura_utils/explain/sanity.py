@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from mura_utils.explain.methods.common import once_a_model
 from mura_utils.explain.similarity import rank_correlation, structural_similarity
 from mura_utils.explain.summary import mean_intervals
 
@@ -40,12 +41,13 @@ def cascade(model: keras.Model, stages: int = 4, seed: int = 0) -> Iterator[Stag
         seed: of the shuffling.
 
     Yields:
-        One network, changed in place from stage to stage: use it before you ask for the next.
+        One network, changed in place from stage to stage: use it before you ask for the next. It is
+        the same one for all cascades of a model, as tracing its gradients takes seconds.
 
     Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", section 3; there the weights are
         drawn anew.
     """
-    twin = keras.models.clone_model(model)
+    twin = _twin(model)
     twin.set_weights(model.get_weights())
     rng = np.random.default_rng(seed)
     layers = [layer for layer in reversed(twin.layers) if layer.weights]
@@ -59,7 +61,10 @@ def cascade(model: keras.Model, stages: int = 4, seed: int = 0) -> Iterator[Stag
 
 
 def random_network(model: keras.Model, seed: int = 0) -> keras.Model:
-    """The last stage of the `cascade`: the same network without anything it has learned."""
+    """The last stage of every `cascade`: the same network without anything it has learned.
+
+    The next cascade of the model changes it; after its last stage it is this network again.
+    """
     (*_, last) = cascade(model, stages=2, seed=seed)
     return last.model
 
@@ -152,6 +157,11 @@ def _compare(
         rank_correlation=alike,
         ssim=np.where(np.isnan(alike), np.nan, ssim),
     )
+
+
+@once_a_model
+def _twin(model: keras.Model) -> keras.Model:
+    return keras.models.clone_model(model)
 
 
 def _shuffled(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:

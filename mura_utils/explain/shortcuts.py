@@ -7,7 +7,7 @@ belong to the border, and a network may use a marker that its map does not show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import ndimage
 from scipy.special import softmax
 
+from mura_utils.explain.faithfulness import Answer
 from mura_utils.explain.methods.common import chunks, logit_function
 from mura_utils.explain.summary import mean_intervals
 from mura_utils.labels import is_abnormal
@@ -116,25 +117,27 @@ def cover(image: np.ndarray, region: np.ndarray) -> np.ndarray:
 
 
 def abnormal_probability(
-    model: keras.Model, classes: Sequence[str]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """What `measure_regions` asks: images (n, S, S, 1) -> P(abnormal) (n,), over all body parts.
+    model: keras.Model, classes: Sequence[str], values: np.ndarray | None = None
+) -> Answer:
+    """What `measure_regions` asks: P(abnormal), over all body parts.
 
     Args:
         model: ends in ``logits`` and a softmax.
         classes: its outputs' names.
+        values: (N, F), what the network reads beside each of the images.
     """
     logits_of, abnormal = logit_function(model), [is_abnormal(label) for label in classes]
 
-    def probability(images: np.ndarray) -> np.ndarray:
-        logits = np.concatenate([logits_of(images[rows]) for rows in chunks(images)])
-        return softmax(logits, axis=1)[:, abnormal].sum(axis=1)
+    def probability(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        inputs = [images] if values is None else [images, values[positions]]
+        logits = [logits_of(*(each[rows] for each in inputs)) for rows in chunks(images)]
+        return softmax(np.concatenate(logits), axis=1)[:, abnormal].sum(axis=1)
 
     return probability
 
 
 def measure_regions(
-    probability: Callable[[np.ndarray], np.ndarray],
+    probability: Answer,
     images: np.ndarray,
     findings: list[np.ndarray | None],
     heatmaps: Mapping[str, np.ndarray],
@@ -143,7 +146,8 @@ def measure_regions(
     """What covering each region does to the answer, and how much of the heat lies there.
 
     Args:
-        probability: images (n, S, S, 1) -> P(abnormal) (n,), see `abnormal_probability`.
+        probability: images (n, S, S, 1) and their numbers (n,) in `images` -> P(abnormal) (n,), see
+            `abnormal_probability`.
         images: (N, S, S, 1) float32 in 0..255.
         findings: N masks (S, S) bool, or None.
         heatmaps: method -> (N, S, S).
@@ -168,8 +172,10 @@ def measure_regions(
             }
             rows.append({"image": position, "region": name, "area": region.mean()} | heat)
     table = pd.DataFrame(rows)
-    before = probability(images)[table["image"]]
-    covered, elsewhere = probability(np.stack(copies)[..., None]).reshape(-1, 2).T
+    numbers = table["image"].to_numpy()
+    before = probability(images, np.arange(len(images)))[numbers]
+    after = probability(np.stack(copies)[..., None], numbers.repeat(2))
+    covered, elsewhere = after.reshape(-1, 2).T
     size, control = np.abs(covered - before), np.abs(elsewhere - before)
     return table.assign(
         change=covered - before, size=size, elsewhere=control, excess=size - control

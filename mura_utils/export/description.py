@@ -17,10 +17,15 @@ def one_network(folder: Path) -> Networks:
     """The network of a trained run, or of a soup.
 
     Raises:
-        UserError: it is an ensemble that answers with several networks, or with mirror images; its
-            record is damaged.
+        UserError: it is an ensemble that answers with several networks, or with mirror images; it
+            reads the patient's age or sex; its record is damaged.
     """
     networks = networks_of(folder)
+    if read := next(filter(None, networks.tabular), None):
+        raise UserError(
+            f"The run {folder.name} reads the patient's {' and '.join(read)} (its parameter "
+            "tabular), and an export takes radiographs alone: export a run with tabular = []."
+        )
     if len(networks.files) == 1 and not networks.flip:
         return networks
     members = ", ".join(member.name for member in read_ensemble(folder).members)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from mura_utils.data.pixels import load_pixels
+from mura_utils.data.dataset import load_images
 from mura_utils.errors import UserError
 from mura_utils.paths import read_table, reading
 from mura_utils.runs.ensemble import Member, Networks, networks_of, read_ensemble, read_member
@@ -86,15 +86,17 @@ class Subject:
             UserError: a model cannot be loaded, or has other classes; a file changed meanwhile.
         """
         answers = [
-            np.concatenate([*self._answers_of(file, how, root, rows, progress)])
-            for file, how in zip(self.networks.files, self.networks.resize, strict=True)
+            np.concatenate([*self._answers_of(number, root, rows, progress)])
+            for number in range(len(self.networks.files))
         ]
         return np.mean(answers, axis=0, dtype=float).astype(np.float32)
 
     def _answers_of(
-        self, file: Path, how: str, root: Path, rows: pd.DataFrame, progress: bool
+        self, number: int, root: Path, rows: pd.DataFrame, progress: bool
     ) -> Iterator[np.ndarray]:
         """The probabilities that one network gives, over mirror images as well if need be."""
+        file, how = self.networks.files[number], self.networks.resize[number]
+        names = self.networks.tabular[number]
         from mura_utils.network.saved import load_model
 
         model = load_model(file)
@@ -104,12 +106,16 @@ class Subject:
                 f"{file} has {model.output_shape[-1]}: they are not of one training; run "
                 "05_modeling again."
             )
-        pixels = load_pixels(root, rows, model.input_shape[1], progress=progress, resize=how)
+        size = model.inputs[0].shape[1]
+        images = load_images(root, rows, size, how, progress, names)
         batch_size = self.members[0].experiment.batch_size
         together = batch_size * _BATCHES_AT_ONCE
         starts = range(0, len(rows), together)
         for start in tqdm(starts, f"predicting, {file.parent.name}", disable=hide_bars(progress)):
-            batch = pixels[start : start + together][..., np.newaxis]
+            at = np.arange(start, min(start + together, len(rows)))
+            batch = images.pixels[at]
             views = [batch, batch[:, :, ::-1]] if self.networks.flip else [batch]
-            found = [model.predict(view, batch_size, verbose=0) for view in views]
+            found = [
+                model.predict(images.inputs(at, view), batch_size, verbose=0) for view in views
+            ]
             yield np.mean(found, axis=0, dtype=float)

@@ -16,7 +16,8 @@ class Cut:
 
     Attributes:
         prefix: from radiographs (N, S, S, 1) in 0-255 to a list of activations. Frozen.
-        tail: from those activations to probabilities. Training it trains the whole network.
+        tail: from those activations, and what the network reads beside the radiograph, to
+            probabilities. Training it trains the whole network.
         first_trained: name of the first trainable layer.
         frozen_share: of the network's multiply-adds, the prefix's share, 0 to 1.
     """
@@ -57,9 +58,16 @@ def split_network(model: keras.Model) -> Cut | None:
         >>> cut.shapes, round(cut.frozen_share, 2)  # 12 of 18 multiply-adds
         ([(3,)], 0.67)
     """
+    radiograph, *besides = model.inputs
+    given = {tensor._keras_history.operation.name for tensor in besides}
+    readers = [layer for layer in model.operations if given & _names(_parents(layer))]
+    aside = set(given)  # what depends on no radiograph
     frozen: dict[str, keras.Operation] = {}
     first_trained = ""
     for layer in model.operations:
+        if layer.name in aside or (_parents(layer) and _names(_parents(layer)) <= aside):
+            aside.add(layer.name)
+            continue
         if _is_constant(layer) and all(parent.name in frozen for parent in _parents(layer)):
             frozen[layer.name] = layer
         elif not first_trained and getattr(layer, "trainable_weights", ()):
@@ -77,8 +85,10 @@ def split_network(model: keras.Model) -> Cut | None:
         boundary = _boundary(model, frozen)
     tensors = [layer.output for layer in boundary]
     with model.distribute_strategy.scope():
-        prefix = keras.Model(model.inputs, tensors, name="prefix")
-        tail = keras.Model(tensors, model.outputs, name="tail")
+        prefix = keras.Model([radiograph], tensors, name="prefix")
+        tail = keras.Model(
+            [*tensors, *(layer.output for layer in readers)], model.outputs, name="tail"
+        )
     costs = multiply_adds(model)
     share = sum(costs[name] for name in frozen if name in costs) / sum(costs.values())
     return Cut(prefix, tail, first_trained, share)

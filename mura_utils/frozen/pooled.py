@@ -76,7 +76,7 @@ def pooled_features(
             for each, chosen in zip(sets, rows, strict=True)
         ]
     else:
-        network = keras.Model(model.input, features)
+        network = keras.Model(model.inputs[0], features)
         batches = [
             make_dataset(images.pixels, chosen, labels, experiment.batch_size) for chosen in rows
         ]

@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from mura_utils import generators
 from mura_utils.data.dataset import Images, Masks
+from mura_utils.data.tabular import Tabular
 from mura_utils.experiments import Experiment
 from mura_utils.frozen.cut import Cut, split_network
 from mura_utils.frozen.store import FeatureSet, Plan, feature_sets
-from mura_utils.generators import STILL, mask_targets, stream
+from mura_utils.generators import STILL, beside, mask_targets, stream
 from mura_utils.network.backbone import FEATURES
 from mura_utils.terminal import to_the_terminal
 
@@ -31,6 +32,7 @@ def make_dataset(
     first_iteration: int | Iterator[int] = 0,
     targets: np.ndarray | None = None,
     shares: np.ndarray | None = None,
+    tabular: Tabular | None = None,
 ) -> tf.data.Dataset:
     """Batches of stored activations and labels, in the order of `generators.make_dataset`.
 
@@ -42,34 +44,40 @@ def make_dataset(
         positions: (n,) which of the set's images to use.
         labels_onehot: (len(features.rows), K), image for image.
         batch_size: images a batch.
-        shuffle: a new order at each iteration.
+        shuffle: a new order at each iteration; some of `tabular` is hidden then.
         seed: of order and variants; not negative.
         first_iteration: epochs that an earlier data set has served; an iterator numbers each pass.
         targets: (features.views, len(features.rows), h, w, 1), see `variant_targets`.
         shares: how often each of `positions` is drawn, see `generators.stream`.
+        tabular: what else is read of all images of the run.
 
     Returns:
         Data set of known length with elements (activations, labels (B, K) float32); activations
-        are a tuple of float32 tensors (B, *shape). With targets, labels and targets are a tuple.
+        are a tuple of float32 tensors (B, *shape), the last one (B, F) with `tabular`. With
+        targets, labels and targets are a tuple.
     """
     variants = features.load()
     labels = np.asarray(labels_onehot, np.float32)
     offsets = np.random.default_rng([seed, len(variants)]).integers(len(variants), size=len(labels))
+    others = beside(tabular, features.rows[:0]).shape[1]
 
-    def take(rows: np.ndarray, _: np.random.Generator, iteration: int) -> tuple[np.ndarray, ...]:
+    def take(rows: np.ndarray, rng: np.random.Generator, iteration: int) -> tuple[np.ndarray, ...]:
         chosen = (offsets[rows] + iteration) % len(variants)
         values = np.stack([variants[v][row] for v, row in zip(chosen, rows, strict=True)])
-        batch = values, labels[rows]
+        said = beside(tabular, features.rows[rows], rng if shuffle else None)
+        batch = values, said, labels[rows]
         return batch if targets is None else (*batch, targets[chosen, rows])
 
-    def unpack(values: tf.Tensor, labels: tf.Tensor, *taught: tf.Tensor) -> tuple:
+    def unpack(values: tf.Tensor, said: tf.Tensor, labels: tf.Tensor, *taught: tf.Tensor) -> tuple:
         maps = features.encoding.decode(values, features.shapes)
+        inputs = (*maps, said) if tabular else maps
         if not taught:
-            return maps, labels
-        return maps, (labels, tf.cast(taught[0], tf.float32))
+            return inputs, labels
+        return inputs, (labels, tf.cast(taught[0], tf.float32))
 
     signature = (
         tf.TensorSpec((None, features.width), features.encoding.tensor),
+        tf.TensorSpec((None, others), tf.float32),
         tf.TensorSpec((None, labels.shape[1]), tf.float32),
     )
     if targets is not None:
@@ -125,7 +133,11 @@ def predict(model: keras.Model, images: Images, experiment: Experiment) -> tuple
         if features.complete:
             labels = np.zeros((len(held_out), 1))
             batches = make_dataset(
-                features, np.arange(len(held_out)), labels, experiment.batch_size
+                features,
+                np.arange(len(held_out)),
+                labels,
+                experiment.batch_size,
+                tabular=images.tabular,
             )
             probabilities = cut.tail.predict(batches, verbose=0)
             compared = min(_COMPARED, len(held_out))
@@ -135,8 +147,7 @@ def predict(model: keras.Model, images: Images, experiment: Experiment) -> tuple
                 f"({features.about['computed_by']}). Over {compared} of them run through the whole "
                 f"network as well, the largest difference of a probability is {difference:.2g}."
             )
-    radiographs = images.pixels[held_out][..., np.newaxis]
-    probabilities = model.predict(radiographs, experiment.batch_size, verbose=0)
+    probabilities = model.predict(images.inputs(held_out), experiment.batch_size, verbose=0)
     return probabilities, f"{len(held_out):,} images through the whole network."
 
 
@@ -183,7 +194,7 @@ def backbone_features(
 def _up_to_features(model: keras.Model, prefix: keras.Model | None) -> keras.Model:
     """From a prefix's activations, or from radiographs, to the backbone's averaged features."""
     last = model.get_layer(FEATURES)
-    inputs = model.inputs if prefix is None else prefix.outputs
+    inputs = model.inputs[:1] if prefix is None else prefix.outputs
     maps = inputs if prefix is not None and last in prefix.layers else [last.output]
     average = keras.layers.GlobalAveragePooling2D
     pooled = [average()(each) if len(each.shape) == 4 else each for each in maps]
@@ -201,6 +212,7 @@ def largest_difference(
     """
     positions = np.arange(count)
     labels = np.zeros((len(features.rows), 1))
-    stored = cut.tail.predict(make_dataset(features, positions, labels, count), verbose=0)
-    whole = model.predict(images.pixels[features.rows[positions]][..., np.newaxis], verbose=0)
+    batch = make_dataset(features, positions, labels, count, tabular=images.tabular)
+    stored = cut.tail.predict(batch, verbose=0)
+    whole = model.predict(images.inputs(features.rows[positions]), verbose=0)
     return float(np.abs(stored - whole).max())

@@ -5,6 +5,8 @@ Every model is one flat functional graph (a nested model would hide its layers f
     radiograph (S, S, 1) in 0-255 -> three channels -> scaling -> backbone -> ``features``
     -> head -> ``logits`` -> ``predictions`` (softmax)
 
+With the parameter `tabular` a second input joins in before ``logits``, see `network.tabular`.
+
 Scaling is part of the graph, so that a saved model takes raw gray values and nobody needs to
 remember how it was trained.
 """
@@ -18,10 +20,11 @@ import pandas as pd
 from keras import layers
 
 from mura_utils.backbones import BACKBONES
-from mura_utils.experiments import weights_file
+from mura_utils.experiments import is_network, weights_file
 from mura_utils.network.backbone import FEATURES, build_backbone, convolution_names
 from mura_utils.network.heads import LOGITS, attach_head, regularizer
-from mura_utils.network.saved import is_network, load_model, take_weights
+from mura_utils.network.saved import classes_of_run, load_model, take_weights
+from mura_utils.network.tabular import attach_tabular
 from mura_utils.sections import Network
 
 
@@ -31,7 +34,8 @@ def build_model(
     """Build a network, with its weights loaded and its layers frozen.
 
     Of an earlier run's ``model.keras`` every layer takes the weights that has its name and shapes
-    there, in the head as well; the classifier is new, and how many layers are is printed.
+    there, in the head as well. The classifier is new, unless that run has the same `classes`. How
+    many layers are new is printed.
 
     Args:
         network: what to build, such as an experiment.
@@ -39,7 +43,8 @@ def build_model(
         dtype_policy: Keras's, e.g. ``"mixed_float16"`` to train on a GPU; see `in_float32`.
 
     Returns:
-        An uncompiled model from (N, S, S, 1) gray values in 0-255 to (N, K) probabilities.
+        An uncompiled model from (N, S, S, 1) gray values in 0-255, and age and sex where `tabular`
+        names them, to (N, K) probabilities.
 
     Raises:
         UserError: weights that cannot be fetched or do not fit.
@@ -49,21 +54,31 @@ def build_model(
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype_policy)
     try:
-        return _build(network, classes if isinstance(classes, int) else len(classes))
+        return _build(network, classes)
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def _build(network: Network, count: int) -> keras.Model:
+def _build(network: Network, classes: Sequence[str] | int) -> keras.Model:
     keras.utils.set_random_seed(network.seed)
     radiograph, backbone = build_backbone(network, network.image_size)
-    return add_head(network, radiograph, backbone, count)
+    count = classes if isinstance(classes, int) else len(classes)
+    model = add_head(network, radiograph, backbone, count)
+    if is_network(network.weights):
+        path = weights_file(network)
+        same = not isinstance(classes, int) and classes_of_run(path) == list(classes)
+        taken, new = take_weights(model, load_model(path), but="" if same else LOGITS)
+        print(
+            f"Weights of {network.weights}: {len(taken)} layers take theirs, {len(new)} start new"
+            + (f" ({', '.join(new)})." if new else ".")
+        )
+    return model
 
 
 def add_head(
     network: Network, radiograph: keras.KerasTensor, backbone: keras.Model, count: int
 ) -> keras.Model:
-    """The whole network on a backbone that is there already; `build_model` without building that.
+    """The whole network on a backbone that is there already; its head starts new.
 
     Networks on one backbone share its layers, and with them what is frozen: look at one before the
     next is made.
@@ -77,20 +92,18 @@ def add_head(
     freeze(backbone, network.unfreeze, network.freeze_batch_norm)
     coarse = layers.Identity(name=FEATURES)(backbone.output)
     fine = backbone.get_layer(BACKBONES[network.backbone].fine).output
-    x = attach_head(network, coarse, fine)
+    x, besides = attach_tabular(attach_head(network, coarse, fine), network)
     x = layers.Dense(count, kernel_regularizer=regularizer(network), name=LOGITS)(x)
     # float32 also under mixed precision: a float16 softmax loses small probabilities.
     probabilities = layers.Activation("softmax", dtype="float32", name="predictions")(x)
-    model = keras.Model(radiograph, probabilities, name=f"{network.backbone}_{network.head}")
+    model = keras.Model(
+        [*keras.tree.flatten(radiograph), *besides] if besides else radiograph,
+        probabilities,
+        name=f"{network.backbone}_{network.head}",
+    )
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = network.batch_norm_momentum
-    if is_network(network.weights):
-        taken, new = take_weights(model, load_model(weights_file(network)), but=LOGITS)
-        print(
-            f"Weights of {network.weights}: {len(taken)} layers take theirs, {len(new)} start new "
-            f"({', '.join(new)})."
-        )
     return model
 
 
@@ -102,8 +115,9 @@ def in_float32(model: keras.Model) -> keras.Model:
     if all(layer.compute_dtype == "float32" for layer in model.layers):
         return model
 
-    def as_float32(layer: keras.Layer) -> keras.Layer:
-        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+    def as_float32(layer: keras.Operation) -> keras.Operation:
+        policy = {"dtype": "float32"} if isinstance(layer, keras.Layer) else {}
+        return layer.__class__.from_config(layer.get_config() | policy)
 
     twin = keras.models.clone_model(model, clone_function=as_float32)
     twin.set_weights(model.get_weights())

@@ -10,16 +10,7 @@ import keras
 import numpy as np
 
 from mura_utils.errors import UserError
-
-
-def is_network(weights: str) -> bool:
-    """Whether the parameter `weights` names a whole network, a run's ``model.keras``.
-
-    Example:
-        >>> is_network("../runs/exp6/model.keras"), is_network("mobilenet.h5")
-        (True, False)
-    """
-    return weights.endswith(".keras")
+from mura_utils.paths import reading
 
 
 def load_model(path: Path) -> keras.Model:
@@ -38,6 +29,19 @@ def load_model(path: Path) -> keras.Model:
             f"{path}, {_saved_by(path)}, cannot be read by Keras {keras.__version__} ({reason}): "
             "use an environment with the version that saved it, or train it again with 05_modeling."
         ) from error
+
+
+def classes_of_run(path: Path) -> list[str] | None:
+    """The class names of the run whose ``model.keras`` this is; None where nothing names them.
+
+    Raises:
+        UserError: the run's ``training.json`` is damaged.
+    """
+    record = path.with_name("training.json")
+    if not record.is_file():
+        return None
+    with reading(record) as content:
+        return list(content["classes"])
 
 
 def take_weights(
@@ -81,7 +85,7 @@ def take_backbone(backbone: keras.Model, path: Path) -> None:
     """
     saved = load_model(path)
     layers = {layer.name: layer for layer in getattr(saved, "layers", [])}
-    channels = [tensor.shape[-1] for tensor in getattr(saved, "inputs", [])]
+    channels = [tensor.shape[-1] for tensor in getattr(saved, "inputs", [])[:1]]
     scaling = layers.get("scaling")
     if channels != [1] or not isinstance(scaling, keras.layers.Rescaling):
         raise UserError(

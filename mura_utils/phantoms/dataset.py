@@ -27,11 +27,13 @@ from mura_utils.phantoms.anatomy import KINDS, SEVERITIES, WINDOWS, Part, draw_a
 from mura_utils.phantoms.faults import plant_faults
 from mura_utils.phantoms.findings import add_finding
 from mura_utils.phantoms.lookalikes import GROWTH_PLATE, add_growth_plates, add_lookalike, fits
+from mura_utils.phantoms.people import Person, describe_person
 from mura_utils.phantoms.radiography import Study, take_radiograph
 from mura_utils.terminal import hide_bars
 
 TREE = "MURA-v1.1"
 CARD = "phantoms.json"
+PEOPLE = "patients.csv"
 PARTIAL = "phantoms.partial"
 VERSION = 3
 
@@ -202,7 +204,9 @@ def _save(path: Path, image: np.ndarray, mode: str = "L") -> None:
         Image.fromarray(image).convert(mode).save(temporary, compress_level=1, compress_type=3)
 
 
-def _draw_patient(root: Path, order: _Order, seed: int) -> list[_Drawn]:
+def _draw_patient(
+    root: Path, order: _Order, seed: int, age_effect: float
+) -> tuple[Person, list[_Drawn]]:
     """Write one patient's images and masks."""
     rng = np.random.default_rng([seed, order.number])
     arm, child = _draw_person(rng)
@@ -228,14 +232,15 @@ def _draw_patient(root: Path, order: _Order, seed: int) -> list[_Drawn]:
             if positive and plan.kind:
                 _save(root / "masks" / path, mask.astype(np.uint8) * 255)
             rows.append(_Drawn(f"{TREE}/{path}", plan.kind or "", severity, alike))
-    return rows
+    abnormal = any(plan.kind for plan in order.studies)
+    return describe_person(order.number, child, abnormal, age_effect, seed), rows
 
 
 def _claim(root: Path, recipe: dict) -> bool:
     """Mark `root` as ours. False if the complete set of this recipe is there already."""
     for marker in (CARD, PARTIAL):
         if (root / marker).is_file():
-            found = read_json(root / marker)
+            found = {"age_effect": 0} | read_json(root / marker)  # older sets know no ages
             if {key: found.get(key) for key in recipe} != recipe:
                 raise UserError(
                     f"{root} holds phantoms of another recipe ({marker}); choose another folder, "
@@ -273,6 +278,7 @@ def draw_phantoms(
     faults: bool = False,
     label_noise: float = 0.0,
     official_valid_fraction: float = 1 / 3,
+    age_effect: float = 0.0,
     workers: int | None = None,
     progress: bool = False,
 ) -> dict:
@@ -281,8 +287,9 @@ def draw_phantoms(
     Writes `root/MURA-v1.1/{train,valid}/XR_*/…/image*.png` with MURA's four CSV files, a mask (8
     bits, 255 is abnormal) for each abnormal image at the same path under `root/masks`, what is to
     be seen in `root/abnormalities.csv` (path, kind, severity) and `root/lookalikes.csv` (path,
-    lookalikes), and last `root/phantoms.json`. The bytes depend on all arguments but `workers` and
-    `progress`. Nothing is done where that very set is complete; an interrupted one is drawn again.
+    lookalikes), who they are in `root/patients.csv` (patient, age, sex), and last
+    `root/phantoms.json`. The bytes depend on all arguments but `workers` and `progress`. Nothing is
+    done where that very set is complete; an interrupted one is drawn again.
 
     Args:
         root: a new or empty folder, or one with phantoms of the same recipe.
@@ -293,6 +300,7 @@ def draw_phantoms(
             abnormal ones of each body part. `abnormalities.csv` says what is there; there are masks
             where label and finding agree.
         official_valid_fraction: the share of patients in `valid`, in (0, 1).
+        age_effect: see `people.describe_person`; no image depends on it.
         workers: processes; None is one a core.
         progress: show a bar.
 
@@ -316,9 +324,11 @@ def draw_phantoms(
         )
     if not 0 <= label_noise <= 0.5:
         raise UserError(f"label_noise is {label_noise}; it must lie between 0 and 0.5.")
+    if not 0 <= age_effect <= 1:
+        raise UserError(f"age_effect is {age_effect}; it must lie between 0 and 1.")
     recipe = {"version": VERSION, "patients": patients, "seed": seed,
               "official_valid_fraction": official_valid_fraction, "faults": faults,
-              "label_noise": label_noise}  # fmt: skip
+              "label_noise": label_noise, "age_effect": age_effect}  # fmt: skip
     if (root / CARD).is_file() and not _claim(root, recipe):
         return read_json(root / CARD)
     with waiting(root.absolute().with_name(f".{root.name}.lock"), f"draws phantoms in {root}"):
@@ -336,14 +346,12 @@ def _draw(root: Path, recipe: dict, least: int, workers: int | None, progress: b
     orders += _deal("valid", patients - valid + 1, valid, rng)
     _mislabel(orders, recipe["label_noise"], rng)
     pool = joblib.Parallel(n_jobs=workers or joblib.cpu_count(), return_as="generator")
-    done = pool(joblib.delayed(_draw_patient)(root, order, seed) for order in orders)
-    rows = sorted(
-        row
-        for patient in tqdm(
-            done, "phantoms", len(orders), unit="patient", disable=hide_bars(progress)
-        )
-        for row in patient
-    )
+    effect = recipe["age_effect"]
+    done = pool(joblib.delayed(_draw_patient)(root, order, seed, effect) for order in orders)
+    hidden = hide_bars(progress)
+    drawn = [*tqdm(done, "phantoms", len(orders), unit="patient", disable=hidden)]
+    people = [person for person, _ in drawn]
+    rows = sorted(row for _, images in drawn for row in images)
     tables = _tables(rows)
     planted = []
     if recipe["faults"]:
@@ -358,6 +366,7 @@ def _draw(root: Path, recipe: dict, least: int, workers: int | None, progress: b
     seen = pd.DataFrame(rows, columns=_Drawn._fields)
     write_csv(root / "abnormalities.csv", seen.loc[seen.kind != "", ["path", "kind", "severity"]])
     write_csv(root / "lookalikes.csv", seen.loc[seen.lookalikes != "", ["path", "lookalikes"]])
+    write_csv(root / PEOPLE, pd.DataFrame(people, columns=Person._fields).astype({"age": "Int64"}))
     write_json(root / CARD, card)
     (root / PARTIAL).unlink()
     return card

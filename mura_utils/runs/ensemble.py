@@ -97,6 +97,7 @@ class Networks:
     Attributes:
         files: of the models.
         resize: how each model's images become squares, see `data.squares.resize`.
+        tabular: what each model reads of a patient, see `data.tabular.COLUMNS`.
         flip: whether each answers the mirror image as well.
         taught: whether masks taught all of them where a finding is, see `mask_supervision`.
         classes: labels, in the order of the outputs.
@@ -106,6 +107,7 @@ class Networks:
 
     files: list[Path]
     resize: list[str]
+    tabular: list[list[str]]
     flip: bool
     taught: bool
     classes: list[str]
@@ -221,6 +223,7 @@ def networks_of(folder: Path) -> Networks:
         return Networks(
             files=[folder / "model.keras"],
             resize=[experiment.resize],
+            tabular=[experiment.tabular],
             flip=False,
             taught=experiment.mask_supervision > 0,
             classes=classes,
@@ -234,6 +237,7 @@ def networks_of(folder: Path) -> Networks:
     return Networks(
         files=[place / "model.keras" for place in own],
         resize=[experiment.resize for experiment in experiments][: len(own)],
+        tabular=[experiment.tabular for experiment in experiments][: len(own)],
         flip=ensemble.flip,
         taught=all(experiment.mask_supervision > 0 for experiment in experiments),
         classes=ensemble.classes,

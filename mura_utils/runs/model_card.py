@@ -115,12 +115,16 @@ class _Card:
         return _bullets(
             {
                 "question": "which body part a radiograph shows, and whether it is abnormal",
-                "input": f"one gray radiograph, {self.squares()}",
+                "input": f"one gray radiograph, {self.squares()}{self.person()}",
                 "output": f"a probability for each of {len(self.members[0].classes)} classes: "
                 f"{classes}; P(abnormal) is the sum over the abnormal ones",
                 "model": self.ensemble.title if self.ensemble else self.network(),
             }
         )
+
+    def person(self) -> str:
+        names = sorted({name for one in self.members for name in one.experiment.tabular})
+        return f"; and the patient's {' and '.join(names)}, where known" if names else ""
 
     def squares(self) -> str:
         kinds = [f"{m.experiment.image_size} px, {m.experiment.resize}" for m in self.members]

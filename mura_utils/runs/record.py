@@ -28,7 +28,7 @@ from mura_utils.experiments import (
     validate_parameters,
 )
 from mura_utils.locks import claim
-from mura_utils.paths import read_json, reading, resolve, runs_dir, write_json
+from mura_utils.paths import read_json, read_table, reading, resolve, runs_dir, write_json
 from mura_utils.runs.stages import NOTEBOOKS
 
 ENSEMBLE = "ensemble.json"
@@ -85,6 +85,44 @@ def first_change(given: Mapping[str, Any], record: Mapping[str, Any], number: st
 def _made_with(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of an earlier version may lack a parameter: it ran as today's default does."""
     return {**Experiment().model_dump(), **record}
+
+
+def refuse_seen(folder: Path, weights: Path) -> None:
+    """Refuse weights of an earlier run that learned from images which this run holds back.
+
+    Images are compared by their content. Nothing is known of a model that is in no run's folder.
+
+    Args:
+        folder: of this run, whose notebook 03 is complete.
+        weights: the earlier run's ``model.keras``.
+
+    Raises:
+        UserError: a test image was the earlier run's training or validation image, or a validation
+            image its training image.
+    """
+    if not all(weights.with_name(name).is_file() for name in ("manifest.csv", "splits.csv")):
+        return
+    here, there = (_contents(each) for each in (folder, weights.parent))
+    learned = set(there["train"])
+    seen = {
+        "validation": learned & set(here["validation"]),
+        "test": (learned | set(there["validation"])) & set(here["test"]),
+    }
+    if count := sum(map(len, seen.values())):
+        raise UserError(
+            f"weights: {weights} has learned from {count} of this run's {len(here['validation'])} "
+            f"validation and {len(here['test'])} test images: give this run the protocol, the "
+            "fractions and the split_seed of that one, or other weights."
+        )
+
+
+def _contents(folder: Path) -> dict[str, list[str]]:
+    """The sha256 of a run's images in each split."""
+    images = read_table(folder / "manifest.csv").merge(read_table(folder / "splits.csv"), on="path")
+    return {
+        split: images.loc[images["split"] == split, "sha256"].tolist()
+        for split in ("train", "validation", "test")
+    }
 
 
 def versions() -> dict[str, str]:

@@ -69,9 +69,13 @@ def make_task(
     common = {
         "class_weights": dict(enumerate(weights.tolist())) if experiment.class_weights else None,
         "steps": -(-len(training_rows) // experiment.batch_size),
-        "fingerprint": hashlib.sha256(images.rows.to_csv(index=False).encode()).hexdigest(),
+        "fingerprint": _fingerprint(images),
     }
-    options = {"batch_size": experiment.batch_size, "seed": experiment.seed}
+    options = {
+        "batch_size": experiment.batch_size,
+        "seed": experiment.seed,
+        "tabular": images.tabular,
+    }
     shares = None
     if experiment.sampling == "balanced":
         shares = weights[one_hot[training_rows].argmax(axis=1)] / len(training_rows)
@@ -129,6 +133,11 @@ def make_task(
     options |= {"masks": masks, "grid": grid}
     validation = make_dataset(images.pixels, validation_rows, one_hot, **options)
     return Task(network, batches, validation, **common)
+
+
+def _fingerprint(images: Images) -> str:
+    said = b"" if images.tabular is None else images.tabular.numbers.tobytes()
+    return hashlib.sha256(images.rows.to_csv(index=False).encode() + said).hexdigest()
 
 
 def _class_weights(one_hot: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ __all__ = [
     "Source",
     "load_attributes",
     "load_mask",
+    "no_attributes",
     "open_source",
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from mura_utils.data.sources.masks import read_header, read_mask
 from mura_utils.data.sources.mura import is_phantom_set, list_mura
 from mura_utils.errors import UserError, naming_damage
 from mura_utils.labels import ABNORMAL
-from mura_utils.phantoms.dataset import CARD, TREE
+from mura_utils.phantoms.dataset import CARD, PEOPLE, TREE
 
 
 def list_phantoms(root: Path) -> Listing:
@@ -62,17 +62,31 @@ def phantom_mask(root: Path | str, path: str) -> np.ndarray | None:
 
 
 def phantom_attributes(root: Path, paths: Sequence[str]) -> pd.DataFrame:
-    """Kind and severity of the finding in each image, from abnormalities.csv: columns of those.
+    """What is known of each image: finding, severity, age and sex; older sets lack the last two.
+
+    They stand in abnormalities.csv and patients.csv, the latter by the patient's folder.
 
     Raises:
-        UserError: the table is damaged.
+        UserError: a table is damaged.
     """
-    table = root / "abnormalities.csv"
-    if not is_file(table):
-        return no_attributes(root, paths)
-    with naming_damage(table, "draw the phantoms again with `mura data phantom`"):
-        drawn = pd.read_csv(table).drop_duplicates("path").set_index("path")
-        return drawn.rename(columns={"kind": "finding"})[["finding", "severity"]].reindex(paths)
+    known = no_attributes(root, paths)
+    drawn = _table(root / "abnormalities.csv", "path", ["kind", "severity"])
+    if drawn is not None:
+        known = drawn.rename(columns={"kind": "finding"}).reindex(paths)
+    people = _table(root / PEOPLE, "patient", ["age", "sex"])
+    if people is not None:
+        said = people.reindex([PurePosixPath(path).parts[-3] for path in paths])
+        known = known.assign(age=said["age"].to_numpy(float), sex=said["sex"].to_numpy(object))
+    return known
+
+
+def _table(path: Path, key: str, columns: Sequence[str]) -> pd.DataFrame | None:
+    """Some columns of a table of the set, by another one; None where the set has no such table."""
+    if not is_file(path):
+        return None
+    with naming_damage(path, "draw the phantoms again with `mura data phantom`"):
+        table = pd.read_csv(path).drop_duplicates(key).set_index(key)[[*columns]]
+        return table.astype({"age": float}) if "age" in columns else table
 
 
 def check_masks(root: Path, paths: Iterable[str]) -> list[pd.DataFrame]:

@@ -51,12 +51,14 @@ def traced(function: Callable, signature: Sequence[tf.TensorSpec]) -> Callable:
 
 
 @once_a_model
-def logit_function(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """From images (n, S, S, 1) to logits (n, K) float32."""
+def logit_function(model: keras.Model) -> Callable[..., np.ndarray]:
+    """From images (n, S, S, 1), and what is read beside them (n, F), to logits (n, K) float32."""
     network = logit_model(model)
-    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)]
-    logits = traced(lambda batch: network(batch, training=False), signature)
-    return lambda batch: np.asarray(logits(tf.constant(batch, tf.float32)), np.float32)
+    signature = [tf.TensorSpec((None, *each.shape[1:]), tf.float32) for each in model.inputs]
+    logits = traced(lambda *inputs: network([*inputs], training=False), signature)
+    return lambda *inputs: np.asarray(
+        logits(*(tf.constant(each, tf.float32) for each in inputs)), np.float32
+    )
 
 
 @once_a_model
