@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 import threading
@@ -355,3 +356,12 @@ def test_images_are_found_in_the_order_of_their_paths(tmp_path):
     assert found.left_out == [
         "'a\\nb.png' was left out: its name is not UTF-8, or holds line breaks."
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only a process has a priority")
+def test_reading_ahead_gives_way_to_the_networks():
+    def priority(_) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert set(streaming._ahead(priority, range(4), workers=2, most=2)) == {19}
+    assert priority(None) < 19
