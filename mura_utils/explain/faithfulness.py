@@ -103,11 +103,13 @@ def answer_curve(
     """
     positions = np.arange(len(before))
     first, last = ends or (answer(before, positions), answer(after, positions))
-    between = [
-        answer(replaced(*images, steps)[1:-1], np.full(steps - 1, position))
-        for position, images in enumerate(zip(before, after, heatmaps, strict=True))
-    ]
-    return np.column_stack([first, np.reshape(between, (len(before), steps - 1)), last])
+    between = []
+    for rows in chunks(before, copies=steps - 1):
+        some = zip(before[rows], after[rows], heatmaps[rows], strict=True)
+        ways = np.concatenate([replaced(*images, steps)[1:-1] for images in some])
+        between.append(answer(ways, np.repeat(positions[rows], steps - 1)))
+    curves = np.concatenate(between).reshape(len(before), steps - 1)
+    return np.column_stack([first, curves, last])
 
 
 def area(curve: np.ndarray) -> np.ndarray:
