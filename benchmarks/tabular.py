@@ -31,6 +31,7 @@ from mura_utils.data.tabular import Tabular
 from mura_utils.evaluation.paired import compare_paired
 from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.experiments import Experiment, validate_parameters
+from mura_utils.labels import classes_of, probabilities_of
 from mura_utils.phantoms.dataset import draw_phantoms
 
 ALONE, BRANCH, SHUFFLED, HIDDEN = "radiograph alone", "age and sex", "shuffled", "hidden"
@@ -93,9 +94,8 @@ def compare(alone: pd.DataFrame, others: Mapping[str, pd.DataFrame], resamples: 
 
 def pooled(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """The mean probabilities of several seeds, with the label of the largest."""
-    first, columns = tables[0], [name for name in tables[0] if name.startswith("p:")]
-    mean = np.mean([table[columns].to_numpy() for table in tables], axis=0)
-    return predictions_frame(first, [name[2:] for name in columns], mean)
+    mean = np.mean([probabilities_of(table).to_numpy() for table in tables], axis=0)
+    return predictions_frame(tables[0], classes_of(tables[0]), mean)
 
 
 def measure(arguments: argparse.Namespace) -> None:
