@@ -251,8 +251,9 @@ def test_a_run_at_work_is_neither_replaced_nor_gone_on_with(instant):
 
 
 SCRIPT = """
-import resource, sys
+import resource, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from mura_utils import cli
 from mura_utils.runs import pipeline
 pipeline.REPOSITORY = Path({repository!r})
