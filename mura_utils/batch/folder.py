@@ -64,8 +64,8 @@ def predict_folder(
 
     The same numbers as of `prediction.predict_images`, in the order of the paths, without overlays.
     Memory does not grow with the number of images. After an interruption the same call goes on
-    behind the last whole batch, and gives the same file. Where the run reads age
-    and sex, they are treated as missing.
+    behind the last whole batch, and gives the same file. Where the run reads age and sex, they are
+    treated as missing.
 
     The columns are path (relative to the folder), predicted and predicted_body_part (what
     `predict_images` calls label and body_part), p_abnormal, p_abnormal_calibrated, called,
