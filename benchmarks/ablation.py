@@ -8,6 +8,7 @@ interruption. Each change is written to ``benchmarks/ablation.csv`` as soon as i
     python benchmarks/ablation.py --seeds 2 -p data_dir=data/FracAtlas -p image_size=224 -p epochs=6
 
 Without their ImageNet weights, all layers are trained: random ones that stay frozen learn nothing.
+A second look needs stored close-ups and masks: without these, or without augmentation, it goes too.
 """
 
 from __future__ import annotations
@@ -45,11 +46,17 @@ def removals(experiment: Experiment) -> dict[str, dict[str, Any]]:
             "unfreeze": "all",
             "freeze_batch_norm": False,
             "cache_features": "auto",
+            "second_look": False,
         },
         f"{side} px": {"image_size": max(side, 32)},
-        "average pooling only": {"pooling": ["average"], "mask_supervision": 0.0},
-        "no masks": {"mask_supervision": 0.0},
-        "no augmentation": {"augment": False},
+        "average pooling only": {
+            "pooling": ["average"],
+            "mask_supervision": 0.0,
+            "second_look": False,
+        },
+        "no second look": {"second_look": False},
+        "no masks": {"mask_supervision": 0.0, "second_look": False},
+        "no augmentation": {"augment": False, "second_look": False},
     }
     parts = {
         name: change

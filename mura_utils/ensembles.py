@@ -296,12 +296,13 @@ def _soup_answers(
 
     first, *others = members
     for other in others:
-        if other.experiment.resize != first.experiment.resize:
-            raise UserError(
-                f"resize = {other.experiment.resize} in {other.name}, but "
-                f"{first.experiment.resize} in {first.name}: one network takes squares of one "
-                "kind; leave out --soup to average the answers."
-            )
+        for parameter in ("resize", "second_look"):
+            ours, theirs = (getattr(each.experiment, parameter) for each in (first, other))
+            if ours != theirs:
+                raise UserError(
+                    f"{parameter} = {theirs} in {other.name}, but {ours} in {first.name}: one "
+                    "network reads all images alike; leave out --soup to average the answers."
+                )
     model = mean_network({member.name: member.folder / "model.keras" for member in members})
     model.save(file)
     answers, how = frozen.predict(model, _images(first, manifest), first.experiment)
@@ -314,10 +315,12 @@ def _soup_answers(
 
 def _mirrored_answers(model: Any, member: Member, manifest: pd.DataFrame) -> np.ndarray:
     """A network's probabilities for the images mirrored left to right."""
-    images = _images(member, manifest)
+    from mura_utils.network.second_look import answer
+
+    images, experiment = _images(member, manifest), member.experiment
     rows = images.positions("validation", "test")
-    mirrored = images.pixels[rows][:, :, ::-1]
-    return model.predict(images.inputs(rows, mirrored), member.experiment.batch_size, verbose=0)
+    options = {"mirrored": True, "second_look": experiment.second_look}
+    return answer(model, images, rows, experiment.batch_size, **options)
 
 
 def _images(member: Member, manifest: pd.DataFrame) -> Images:

@@ -68,6 +68,12 @@ class Experiment(
             f"mask_supervision = {self.mask_supervision}, but the head {self.head} has no "
             "attention map to teach: give head = attention, or pooled with pooling = [attention]",
         )
+        stored = self.cache_features == "on" and self.augment and min(self.views, self.epochs) > 1
+        yield (
+            not self.second_look or bool(self.mask_supervision and stored),
+            "second_look = True learns from stored close-ups of findings: give mask_supervision, "
+            "cache_features = on, augment = True, and 2 views and epochs or more",
+        )
 
 
 def owner(parameter: str) -> str:

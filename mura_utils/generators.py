@@ -145,16 +145,19 @@ class Augmentation:
         return np.stack([xx, xy, x0, yx, yy, y0, zero, zero], axis=1).astype(np.float32)
 
 
-def augment(images: np.ndarray | tf.Tensor, transforms: np.ndarray | tf.Tensor) -> tf.Tensor:
+def augment(
+    images: np.ndarray | tf.Tensor, transforms: np.ndarray | tf.Tensor, size: int | None = None
+) -> tf.Tensor:
     """Warp a batch with one bilinear op; what lies outside repeats the nearest edge pixel.
 
     Args:
         images: (N, H, W, C) uint8 or float32, 0 to 255.
         transforms: (N, 8) or (N, 11) float32, as returned by `Augmentation.transforms`; or one row
             for the whole batch.
+        size: side of the result, in pixels; None leaves H and W.
 
     Returns:
-        (N, H, W, C) float32, 0 to 255.
+        (N, H, W, C) or (N, size, size, C) float32, 0 to 255.
 
     Example:
         >>> images = np.array([[[0, 1], [2, 3]]], np.uint8)[..., None]
@@ -162,7 +165,7 @@ def augment(images: np.ndarray | tf.Tensor, transforms: np.ndarray | tf.Tensor) 
         >>> augment(images, mirror)[0, ..., 0].numpy().tolist()
         [[1.0, 0.0], [3.0, 2.0]]
     """
-    warped = _warp(tf.cast(images, tf.float32), transforms[:, :8], fill_mode="NEAREST")
+    warped = _warp(tf.cast(images, tf.float32), transforms[:, :8], "NEAREST", size)
     if transforms.shape[1] == 8:
         return warped
     gamma, contrast, brightness = (transforms[:, 8 + k, None, None, None] for k in range(3))
@@ -195,17 +198,19 @@ def mask_targets(
                [0., 1.]], dtype=float32)
     """
     masks = tf.cast(masks[..., None], tf.float32)
-    masks = _warp(masks, transforms[:, :8], fill_mode="CONSTANT")
+    masks = _warp(masks, transforms[:, :8], "CONSTANT")
     cell = -(-masks.shape[1] // grid)
     cells = tf.nn.max_pool2d(masks, cell, cell, "SAME")
     return tf.where(known[:, None, None, None], tf.cast(cells >= 0.5, tf.float32), -1.0)
 
 
-def _warp(images: tf.Tensor, matrices: tf.Tensor, fill_mode: str) -> tf.Tensor:
+def _warp(
+    images: tf.Tensor, matrices: tf.Tensor, fill_mode: str, size: int | None = None
+) -> tf.Tensor:
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=matrices,
-        output_shape=images.shape[1:3],
+        output_shape=(size, size) if size else images.shape[1:3],
         fill_value=0.0,
         interpolation="BILINEAR",
         fill_mode=fill_mode,

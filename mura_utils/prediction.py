@@ -26,6 +26,7 @@ _MARKED = b"tEXt" + "\0".join(_MARK).encode()  # in a file's first bytes: that c
 _LONGEST_STEM = 200  # bytes; file systems allow 255 for stem, number, ending and temporary name
 
 _TAUGHT = "attention taught by masks"
+_AGAIN = "attention taught by masks, second look"
 _CONTRAST = "LayerCAM of abnormal - normal"
 
 
@@ -92,7 +93,8 @@ def predict_images(
         with atomic_write(target) as temporary:
             Image.fromarray(overlay(pixels.astype("uint8"), heatmap)).save(temporary, pnginfo=mark)
     results = predictor.results(answers, [inspection.remarks for _, inspection in examined])
-    drawn = method or (_TAUGHT if predictor.networks.taught else _CONTRAST)
+    taught = _AGAIN if all(predictor.networks.second_look) else _TAUGHT
+    drawn = method or (taught if predictor.networks.taught else _CONTRAST)
     return [
         {"image": str(image), **result, "heatmap": drawn, "overlay": str(target)}
         for image, result, target in zip(images, results, targets, strict=True)
@@ -104,13 +106,14 @@ def _maps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The images (N, S, S) at the size of the largest network, and heat-maps (N, S, S) of them."""
     from mura_utils.explain import METHODS, attention_maps, layer_cam, methods_of
+    from mura_utils.explain.second_look import second_look_maps
     from mura_utils.explain.targets import contrast_target
 
     views = [*predictor.views(inputs)]
     target = contrast_target(probabilities.argmax(axis=1), predictor.networks.classes)
     largest = max((view.batch for view in views if view.step == 1), key=np.size)
     maps = []
-    for model, batch, step in views:
+    for model, batch, step, fine in views:
         if method:
             if method not in methods_of(model):
                 raise UserError(
@@ -118,6 +121,8 @@ def _maps(
                     f"{', '.join(methods_of(model))}."
                 )
             heat = METHODS[method](model, batch, target)
+        elif predictor.networks.taught and fine is not None:
+            heat = second_look_maps(model, batch, fine)
         elif predictor.networks.taught:
             heat = attention_maps(model, batch)[:, 0]  # the first head is the one that masks teach
         else:

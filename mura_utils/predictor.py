@@ -45,11 +45,15 @@ class Answers(NamedTuple):
 
 
 class View(NamedTuple):
-    """A batch as one network takes it: (N, S, S, 1) float32; step -1 where it is mirrored."""
+    """A batch as one network takes it: (N, S, S, 1) float32; step -1 where it is mirrored.
+
+    `fine` is what a second look is cut from, (N, F, F) uint8; None without one.
+    """
 
     model: keras.Model
     batch: np.ndarray
     step: int
+    fine: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,10 @@ class Rules:
 class _Network(NamedTuple):
     model: keras.Model
     shape: tuple[int, str]
+    twice: bool  # whether it looks again, see `network.second_look`
     familiar: Familiarity | None
-    traced: Callable[[np.ndarray], Sequence[Any]]  # probabilities, and features if `familiar`
+    # Probabilities; features if `familiar`; the taught attention map if `twice`.
+    traced: Callable[[np.ndarray], Sequence[Any]]
     run: Callable[[np.ndarray], Sequence[Any]]  # the same, by the backend
     file: Path
 
@@ -134,13 +140,20 @@ class Predictor:
         values = person_values(folder, self.networks, age, sex)
         self._loaded = [
             self._load(*each)
-            for each in zip(self.networks.files, self.networks.resize, values, strict=True)
+            for each in zip(
+                self.networks.files,
+                self.networks.resize,
+                self.networks.second_look,
+                values,
+                strict=True,
+            )
         ]
 
-    def _load(self, file: Path, how: str, values: np.ndarray | None) -> _Network:
+    def _load(self, file: Path, how: str, twice: bool, values: np.ndarray | None) -> _Network:
         from mura_utils.frozen import with_pooled
         from mura_utils.network.build import load_model
         from mura_utils.network.inference import compile_for_openvino, trace
+        from mura_utils.network.second_look import with_finding
         from mura_utils.network.tabular import at_values
 
         model, familiar = at_values(load_model(file), values), known_by(file)
@@ -151,12 +164,13 @@ class Predictor:
                 "05_modeling again."
             )
         whole = with_pooled(model, familiar.layers) if familiar else model
+        whole = with_finding(whole) if twice else whole
         run = traced = trace(whole, BATCH_SIZE if self._padded else None)
         self.computed_by = "TensorFlow"
         if self._backend == "openvino":
             run, precision = compile_for_openvino(traced)
             self.computed_by = f"OpenVINO {precision}"
-        return _Network(model, (model.input_shape[1], how), familiar, traced, run, file)
+        return _Network(model, (model.input_shape[1], how), twice, familiar, traced, run, file)
 
     def prepare(self, gray: np.ndarray) -> Inputs:
         """Make of a gray image what the networks take; several threads may.
@@ -164,10 +178,14 @@ class Predictor:
         Args:
             gray: (H, W) uint8, as `data.images.read_image` gives it.
         """
-        return {
-            (size, how): resize(gray, size, how)
-            for size, how in dict.fromkeys(network.shape for network in self._loaded)
-        }
+        shapes = dict.fromkeys(shape for each in self._loaded for shape in self._shapes(each))
+        return {(size, how): resize(gray, size, how) for size, how in shapes}
+
+    def _shapes(self, network: _Network) -> list[tuple[int, str]]:
+        from mura_utils.network.second_look import fine_side
+
+        size, how = network.shape
+        return [(size, how), (fine_side(size), how)] if network.twice else [(size, how)]
 
     def views(self, inputs: Sequence[Inputs]) -> Iterator[View]:
         """What each network is given, in their order; its mirror images come after the images."""
@@ -175,10 +193,13 @@ class Predictor:
             yield from self._views(network, inputs)
 
     def _views(self, network: _Network, inputs: Sequence[Inputs]) -> Iterator[View]:
-        squares = np.stack([each[network.shape] for each in inputs])
+        squares, *finer = (
+            np.stack([each[shape] for each in inputs]) for shape in self._shapes(network)
+        )
         batch = squares[..., np.newaxis].astype(np.float32)
         for step in (1, -1) if self.networks.flip else (1,):
-            yield View(network.model, batch[:, :, ::step], step)
+            fine = finer[0][:, :, ::step] if finer else None
+            yield View(network.model, batch[:, :, ::step], step, fine)
 
     def answer(self, inputs: Sequence[Inputs]) -> Answers:
         """Classify images, `BATCH_SIZE` at a time.
@@ -189,6 +210,8 @@ class Predictor:
         Raises:
             UserError: a network gives no finite probabilities.
         """
+        from mura_utils.network.second_look import look_closer
+
         answers, scores, knowing = [], [], []
         for network in self._loaded:
             for view in self._views(network, inputs):
@@ -197,6 +220,11 @@ class Predictor:
                     raise UserError(
                         f"{network.file} gives no finite probabilities: train it again."
                     )
+                if network.twice:
+                    size, attention = network.shape[0], features.pop()
+                    closer = look_closer(view.fine, attention, size)[..., np.newaxis]
+                    again, *_ = self._run(network, closer.astype(np.float32))
+                    probabilities = (probabilities + again) / 2
                 answers.append(probabilities)
                 if network.familiar and view.step == 1:
                     knowing.append(network.familiar)

@@ -296,6 +296,9 @@ class Training(Seeded):
     mask_supervision: Number = _parameter(
         0.0, "05", "weight of the loss that teaches an attention map the masks", ge=0, le=1000
     )
+    second_look: bool = _parameter(
+        False, "05", "learn from close-ups too, and read the hottest region of an image once more"
+    )
     label_smoothing: Number = _parameter(
         0.0, "05", "probability that a label gives away to all classes", ge=0, lt=1
     )
@@ -357,9 +360,7 @@ class Storage(Section):
     )
     view_seed: Seed = _parameter(0, "05", "seed of those views; runs of all seeds share them")
     stored_as: Annotated[Literal["float16", "uint8"], AnyCase] = _parameter(
-        "float16",
-        "05",
-        "of activations: float16, or uint8 scaled by channel, in about half the disk",
+        "float16", "05", "of activations: float16, or uint8 by channel, in about half the disk"
     )
     extractor: Annotated[Literal["tensorflow", "openvino"], AnyCase] = _parameter(
         "tensorflow", "05", "what computes the activations to store"

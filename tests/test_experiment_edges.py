@@ -74,6 +74,7 @@ EDGES = {
     "feature_strides": [[32], [16, 32]],
     "tabular": [[]],  # of data that says them: test_tabular
     "mask_supervision": [0.0],  # of images with masks: test_training_masks
+    "second_look": [False],  # needs masks too: test_second_look
     "dropout": [0.0, math.nextafter(0, 1), 0.99],
     "pca_images_per_class": [[1], [1_000_000], list(range(1, 11))],
     "extractor": ["tensorflow"],

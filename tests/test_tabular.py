@@ -341,8 +341,9 @@ def test_another_data_set_is_answered_at_its_own_ages_straight_and_mirrored(netw
     rows["sha256"] = [sha256((tmp_path / path).read_bytes()).hexdigest() for path in paths]
     member = SimpleNamespace(experiment=experiment())
     networks = Networks(
-        files=[tmp_path / "model.keras"], resize=["stretch"], tabular=[["age", "sex"]], flip=True,
-        taught=False, classes=CLASSES, threshold=0.5, described_in=tmp_path,
+        files=[tmp_path / "model.keras"], resize=["stretch"], tabular=[["age", "sex"]],
+        second_look=[False], flip=True, taught=False, classes=CLASSES, threshold=0.5,
+        described_in=tmp_path,
     )  # fmt: skip
     answers = Subject(tmp_path, networks, (member,)).answer(tmp_path, rows, progress=False)
     people = pd.DataFrame({"age": [80, None, 20], "sex": ["F", "M", None]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,6 @@ from mura_utils.data.squares import resize_mask
 from mura_utils.data.tabular import Tabular, load_tabular
 from mura_utils.labels import ABNORMAL
 
-_EMPTY, _UNKNOWN = -1, -2
-
 
 @dataclass(frozen=True, eq=False)
 class Masks:
@@ -25,8 +23,12 @@ class Masks:
 
     Attributes:
         maps: (M, S, S) uint8, 1 where a finding is.
-        places: (N,) the map of each image; -1 where there is no finding, -2 where it is unknown.
+        places: (N,) the map of each image; `EMPTY` where there is no finding, `UNKNOWN` where that
+            is unknown.
     """
+
+    EMPTY: ClassVar[int] = -1
+    UNKNOWN: ClassVar[int] = -2
 
     maps: np.ndarray
     places: np.ndarray
@@ -36,13 +38,13 @@ class Masks:
         places = self.places[rows]
         taken = np.zeros((len(rows), *self.maps.shape[1:]), np.uint8)
         taken[places >= 0] = self.maps[places[places >= 0]]
-        return taken, places != _UNKNOWN
+        return taken, places != self.UNKNOWN
 
     def describe(self, rows: np.ndarray) -> str:
         """Count what there is for some images."""
         places = self.places[rows]
         mapped, empty, unknown = (
-            int(n.sum()) for n in (places >= 0, places == _EMPTY, places == _UNKNOWN)
+            int(n.sum()) for n in (places >= 0, places == self.EMPTY, places == self.UNKNOWN)
         )
         return f"{mapped:,} masks, {empty:,} images without a finding, {unknown:,} unknown"
 
@@ -121,6 +123,14 @@ class Images:
         gray = (self.pixels[rows] if pixels is None else pixels)[..., np.newaxis]
         return gray if self.tabular is None else [gray, self.tabular.numbers[rows]]
 
+    def pixels_at(self, size: int) -> np.ndarray:
+        """All images at another size: (N, size, size) uint8, decoded once.
+
+        Raises:
+            UserError, ImageFault: as `pixels.load_pixels`.
+        """
+        return load_pixels(self.root, self.rows, size, resize=self.resize)
+
     def mask(self, path: str) -> np.ndarray | None:
         """Where an image's finding is: (S, S) bool, in the square of `pixels`; None without one.
 
@@ -139,11 +149,11 @@ class Images:
             UserError: a mask cannot be read.
         """
         maps = []
-        places = np.full(len(self), _UNKNOWN)
+        places = np.full(len(self), Masks.UNKNOWN)
         for position in positions:
             row = self.rows.iloc[position]
             if row["abnormality"] != ABNORMAL:
-                places[position] = _EMPTY
+                places[position] = Masks.EMPTY
                 continue
             mask = self.mask(row["path"])
             if mask is not None and mask.any():

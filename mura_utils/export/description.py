@@ -18,13 +18,18 @@ def one_network(folder: Path) -> Networks:
 
     Raises:
         UserError: it is an ensemble that answers with several networks, or with mirror images; it
-            reads the patient's age or sex; its record is damaged.
+            reads the patient's age or sex; it reads images twice; its record is damaged.
     """
     networks = networks_of(folder)
     if read := next(filter(None, networks.tabular), None):
         raise UserError(
             f"The run {folder.name} reads the patient's {' and '.join(read)} (its parameter "
             "tabular), and an export takes radiographs alone: export a run with tabular = []."
+        )
+    if any(networks.second_look):
+        raise UserError(
+            f"The run {folder.name} reads each image twice (its parameter second_look), and an "
+            "export reads it once: export a run with second_look = False."
         )
     if len(networks.files) == 1 and not networks.flip:
         return networks

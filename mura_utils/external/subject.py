@@ -96,8 +96,9 @@ class Subject:
     ) -> Iterator[np.ndarray]:
         """The probabilities that one network gives, over mirror images as well if need be."""
         file, how = self.networks.files[number], self.networks.resize[number]
-        names = self.networks.tabular[number]
+        names, twice = self.networks.tabular[number], self.networks.second_look[number]
         from mura_utils.network.saved import load_model
+        from mura_utils.network.second_look import answer
 
         model = load_model(file)
         if model.output_shape[-1] != len(self.networks.classes):
@@ -113,9 +114,6 @@ class Subject:
         starts = range(0, len(rows), together)
         for start in tqdm(starts, f"predicting, {file.parent.name}", disable=hide_bars(progress)):
             at = np.arange(start, min(start + together, len(rows)))
-            batch = images.pixels[at]
-            views = [batch, batch[:, :, ::-1]] if self.networks.flip else [batch]
-            found = [
-                model.predict(images.inputs(at, view), batch_size, verbose=0) for view in views
-            ]
+            sides = (False, True) if self.networks.flip else (False,)
+            found = [answer(model, images, at, batch_size, side, twice) for side in sides]
             yield np.mean(found, axis=0, dtype=float)

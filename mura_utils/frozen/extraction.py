@@ -13,6 +13,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from mura_utils import paths
+from mura_utils.data.close_ups import FINE, on_fine_square
 from mura_utils.data.dataset import Images
 from mura_utils.devices import uses_xla
 from mura_utils.errors import UserError
@@ -92,14 +93,14 @@ def extract(
             paths.write_json(features.folder / "about.json", features.about)
             with waiting(features.folder / ".lock", "computes the same activations"):
                 for variant in range(features.views):
-                    computed += _store_variant(features, variant, images.pixels, run, bar)
+                    computed += _store_variant(features, variant, images, run, bar)
     return Extraction(computed, total - computed, time.perf_counter() - began, computed_by)
 
 
 def _store_variant(
     features: FeatureSet,
     variant: int,
-    pixels: np.ndarray,
+    images: Images,
     run: Callable[[tf.Tensor], np.ndarray],
     bar: tqdm,
 ) -> int:
@@ -114,7 +115,9 @@ def _store_variant(
     written = partial.stat().st_size - len(header) if partial.is_file() else 0
     done = max(0, written) // (row_bytes * _BATCH) * _BATCH
     bar.update(done)
-    transforms = features.transforms(variant, pixels.shape[1])
+    transforms, pixels, size = features.transforms(variant, images.size), images.pixels, images.size
+    if variant in features.close_ups:
+        transforms, pixels = on_fine_square(transforms), images.pixels_at(FINE * size)
     # Unbuffered: what a batch wrote outlives the process.
     with partial.open("r+b" if partial.is_file() else "xb", buffering=0) as stream:
         paths.write_all(stream, header)
@@ -122,12 +125,12 @@ def _store_variant(
         stream.truncate()
         for start in range(done, count, _BATCH):
             batch = slice(start, start + _BATCH)
-            images = pixels[features.rows[batch]][..., np.newaxis]
+            gray = pixels[features.rows[batch]][..., np.newaxis]
             if features.augmentation:
-                images = augment(images, transforms[batch])
+                gray = augment(gray, transforms[batch], size)
             else:
-                images = tf.cast(images, tf.float32)
-            values = run(images)
+                gray = tf.cast(gray, tf.float32)
+            values = run(gray)
             if not np.abs(values).max() <= LARGEST:
                 raise UserError(
                     f"An activation of {features.about['network']} is larger than float16 can "

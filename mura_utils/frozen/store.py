@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from mura_utils import paths
 from mura_utils.cache import map_array
+from mura_utils.data.close_ups import draw_close_ups, zoom_in
 from mura_utils.data.dataset import Images
 from mura_utils.data.pixels import CACHE_VERSION, content_keys
 from mura_utils.errors import UserError
@@ -40,6 +42,7 @@ class FeatureSet:
         seed: of the augmentation's draws.
         about: what the folder holds, in words, for `mura cache`.
         encoding: of the rows.
+        close_ups: of the variants that show images from nearer, see `data.close_ups`.
     """
 
     folder: Path
@@ -50,6 +53,7 @@ class FeatureSet:
     seed: int
     about: dict[str, object]
     encoding: Encoding = ENCODINGS["float16"]
+    close_ups: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def width(self) -> int:
@@ -95,7 +99,10 @@ class FeatureSet:
         if self.augmentation is None:
             return np.empty((len(self.rows), 0), np.float32)
         rng = np.random.default_rng([self.seed, variant])
-        return self.augmentation.transforms(len(self.rows), size, rng)
+        drawn = self.augmentation.transforms(len(self.rows), size, rng)
+        if variant not in self.close_ups:
+            return drawn
+        return zoom_in(drawn, self.close_ups[variant], size)
 
 
 @dataclass(frozen=True)
@@ -143,8 +150,9 @@ def plan(model: keras.Model, images: Images, experiment: Experiment) -> Plan:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     share = f"{cut.frozen_share:.1%} of the multiply-adds lie before `{cut.first_trained}`"
+    close_ups = f" ({len(train.close_ups)} of them close-ups)" if train.close_ups else ""
     size = (
-        f"{train.views} version(s) of {len(train.rows):,} training images and one of "
+        f"{train.views} version(s) of {len(train.rows):,} training images{close_ups} and one of "
         f"{len(held_out.rows):,} others: {_size(needed)}, of which {_size(missing)} "
         "are still to be made"
     )
@@ -193,6 +201,15 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
         }
         if experiment.stored_as != "float16":  # which folders of earlier versions do not name
             description["stored_as"] = experiment.stored_as
+        views = min(experiment.views, experiment.epochs) if augmentation else 1
+        close_ups = {}
+        if augmentation and experiment.second_look:
+            masks = images.masks(rows)
+            findings = masks.maps.tobytes() + masks.places[rows].tobytes()
+            description["close_ups"] = hashlib.sha256(findings).hexdigest()[:16]
+            for variant in range(1, views, 2):
+                rng = np.random.default_rng([seed, variant, 1])
+                close_ups[variant] = draw_close_ups(masks, images.rows.iloc[rows], rng)
         contents = [keys[row] for row in rows]
         key = json.dumps([CACHE_VERSION, network, description, contents], sort_keys=True)
         digest = hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -201,10 +218,11 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
             rows=rows,
             shapes=cut.shapes,
             augmentation=augmentation,
-            views=min(experiment.views, experiment.epochs) if augmentation else 1,
+            views=views,
             seed=seed,
             about=description,
             encoding=ENCODINGS[experiment.stored_as],
+            close_ups=close_ups,
         )
 
     return (

@@ -16,6 +16,7 @@ from mura_utils.frozen.cut import Cut, split_network
 from mura_utils.frozen.store import FeatureSet, Plan, feature_sets
 from mura_utils.generators import STILL, beside, mask_targets, stream
 from mura_utils.network.backbone import FEATURES
+from mura_utils.network.second_look import answer
 from mura_utils.terminal import to_the_terminal
 
 _AT_ONCE = 64  # masks
@@ -127,6 +128,12 @@ def predict(model: keras.Model, images: Images, experiment: Experiment) -> tuple
         how they were computed.
     """
     held_out = images.positions("validation", "test")
+    if experiment.second_look:
+        probabilities = answer(model, images, held_out, experiment.batch_size, second_look=True)
+        return probabilities, (
+            f"{len(held_out):,} images through the whole network, each twice: as it is, and its "
+            "hottest region from nearer."
+        )
     cut = split_network(model) if experiment.cache_features != "off" else None
     if cut is not None:
         _, features = feature_sets(cut, images, experiment)
@@ -147,7 +154,7 @@ def predict(model: keras.Model, images: Images, experiment: Experiment) -> tuple
                 f"({features.about['computed_by']}). Over {compared} of them run through the whole "
                 f"network as well, the largest difference of a probability is {difference:.2g}."
             )
-    probabilities = model.predict(images.inputs(held_out), experiment.batch_size, verbose=0)
+    probabilities = answer(model, images, held_out, experiment.batch_size)
     return probabilities, f"{len(held_out):,} images through the whole network."
 
 

@@ -98,6 +98,7 @@ class Networks:
         files: of the models.
         resize: how each model's images become squares, see `data.squares.resize`.
         tabular: what each model reads of a patient, see `data.tabular.COLUMNS`.
+        second_look: whether each model reads an image twice, see `network.second_look`.
         flip: whether each answers the mirror image as well.
         taught: whether masks taught all of them where a finding is, see `mask_supervision`.
         classes: labels, in the order of the outputs.
@@ -108,6 +109,7 @@ class Networks:
     files: list[Path]
     resize: list[str]
     tabular: list[list[str]]
+    second_look: list[bool]
     flip: bool
     taught: bool
     classes: list[str]
@@ -224,6 +226,7 @@ def networks_of(folder: Path) -> Networks:
             files=[folder / "model.keras"],
             resize=[experiment.resize],
             tabular=[experiment.tabular],
+            second_look=[experiment.second_look],
             flip=False,
             taught=experiment.mask_supervision > 0,
             classes=classes,
@@ -238,6 +241,7 @@ def networks_of(folder: Path) -> Networks:
         files=[place / "model.keras" for place in own],
         resize=[experiment.resize for experiment in experiments][: len(own)],
         tabular=[experiment.tabular for experiment in experiments][: len(own)],
+        second_look=[experiment.second_look for experiment in experiments][: len(own)],
         flip=ensemble.flip,
         taught=all(experiment.mask_supervision > 0 for experiment in experiments),
         classes=ensemble.classes,
