@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> None:
     print_log_lines()
     values = dict(map(parse_assignment, arguments.parameters))
     if arguments.quick:
-        values |= {"image_size": 64, "epochs": 1, "warmup_epochs": 0}
+        values |= {"image_size": 64, "epochs": 2, "warmup_epochs": 0}
     changes = removals(load_experiment(arguments.experiment, **values))
     chosen = [WHOLE, *arguments.only] if arguments.only else list(changes)
     unknown = set(chosen) - changes.keys()

@@ -94,10 +94,10 @@ def test_changes_are_written_one_by_one_and_printed(script, monkeypatch, tmp_pat
     monkeypatch.setattr(sys, "argv", ["ablation.py", *words])
     script.main()
     assert [(each.name, each.seed, each.split_seed, each.epochs) for each in made] == [
-        ("ablation-all-together-seed0", 0, 0, 1),
-        ("ablation-all-together-seed1", 1, 1, 1),
-        ("ablation-no-masks-seed0", 0, 0, 1),
-        ("ablation-no-masks-seed1", 1, 1, 1),
+        ("ablation-all-together-seed0", 0, 0, 2),
+        ("ablation-all-together-seed1", 1, 1, 2),
+        ("ablation-no-masks-seed0", 0, 0, 2),
+        ("ablation-no-masks-seed1", 1, 1, 2),
     ]
     assert [each.mask_supervision for each in made] == [4, 4, 0, 0]
     frame = pd.read_csv(out)

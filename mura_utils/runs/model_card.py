@@ -351,7 +351,7 @@ class _Card:
 _RECIPE = (
     *("augment", "batch_size", "epochs", "learning_rate", "schedule", "keep_epoch"),
     *("dropout", "l2", "weight_decay", "label_smoothing", "class_weights", "sampling"),
-    *("mask_supervision", "seed"),
+    *("mask_supervision", "second_look", "seed"),
 )
 """Parameters of a training that a card shows."""
 
