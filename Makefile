@@ -27,7 +27,7 @@ demo: $(STAMP)
 	$(BIN)/mura run experiments/demo.yaml $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
