@@ -293,3 +293,23 @@ def test_plain_papermill_takes_an_experiments_file(tiny, tmp_path):
             parameters={**values, "epoch": 3},
             progress_bar=False,
         )
+
+
+def test_a_run_that_looks_twice_answers_with_both_looks_and_has_the_second_ones_map(tiny):
+    twice = {
+        "name": "twice", "head": "pooled", "dropout": [0.1], "mask_supervision": 4.0,
+        "second_look": True, "cache_features": "on", "views": 2,
+    }  # fmt: skip
+    folder = pipeline.run_experiment(load_experiment("demo", **TINY | twice), progress=False)
+    book = nbformat.read(folder / "06_evaluation.ipynb", as_version=4)
+    said = "".join(
+        output.get("text", "") for cell in book.cells for output in cell.get("outputs", [])
+    )
+    assert "each twice: as it is, and its hottest region from nearer." in said
+    scores = pd.read_csv(folder / "explanations.csv")
+    second = scores[scores["method"] == "second look"].set_index("path")
+    first = scores[scores["method"] == "attention_0"].set_index("path")
+    assert len(second) == len(first)
+    scored = second["energy_in_mask"].dropna()
+    assert len(scored) >= 4 and scored.between(0, 1).all()
+    assert (scored != first.loc[scored.index, "energy_in_mask"]).any()
