@@ -38,7 +38,9 @@ def test_each_removal_is_an_experiment_and_none_is_all_of_them(script, size):
 
 
 def test_what_a_recipe_does_not_have_cannot_be_taken_away(script):
-    changes = script.removals(load_experiment("best_fracatlas", mask_supervision=0.0, second_look=False))
+    changes = script.removals(
+        load_experiment("best_fracatlas", mask_supervision=0.0, second_look=False)
+    )
     assert "no masks" not in changes and "no second look" not in changes
     assert "average pooling only" in changes
 
