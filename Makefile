@@ -27,7 +27,8 @@ demo: $(STAMP)
 	$(BIN)/mura run experiments/demo.yaml $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest notebooks
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

@@ -244,3 +244,12 @@ def test_activations_of_a_network_with_operations_are_stored_up_to_its_first_tra
     chosen = stored(frozen_experiment(backbone="mobilenetv3small", alpha=1, unfreeze=5), noise())
     assert chosen.cut.first_trained == "expanded_conv_10_expand"
     assert chosen.train.complete
+
+
+def test_what_a_prefix_gives_counts_for_the_digest():
+    inputs = keras.Input((8, 8, 1))
+    fine = keras.layers.Rescaling(1 / 255, name="fine")(inputs)
+    coarse = keras.layers.MaxPooling2D(name="coarse")(fine)
+    one, both = keras.Model(inputs, coarse), keras.Model(inputs, [fine, coarse])
+    assert [layer.name for layer in one.layers] == [layer.name for layer in both.layers]
+    assert store._fingerprint(one) != store._fingerprint(both)

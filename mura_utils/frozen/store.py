@@ -232,7 +232,7 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
 
 
 def _fingerprint(prefix: keras.Model) -> str:
-    """Digest of a network's layers, their wiring and their weights.
+    """Digest of a network's layers, their wiring, their weights, and which of them it gives.
 
     Layers count by position: Keras numbers some names differently each time a network is built.
     """
@@ -245,6 +245,8 @@ def _fingerprint(prefix: keras.Model) -> str:
         digest.update(json.dumps(described, sort_keys=True, default=str).encode())
         for weights in operation.get_weights() if isinstance(operation, keras.Layer) else ():
             digest.update(np.ascontiguousarray(weights).tobytes())
+    given = [positions[output._keras_history.operation.name] for output in prefix.outputs]
+    digest.update(json.dumps(given).encode())
     return digest.hexdigest()
 
 
