@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from small import CLASSES, experiment, images_of, prepare, stored, train, vivid
+from small import CLASSES, experiment, prepare, stored, train, vivid
+from test_training_masks import SIZE, Masked, spots
 
 from mura_utils import frozen
 from mura_utils.data.close_ups import FINE, draw_close_ups, on_fine_square, zoom_in
-from mura_utils.data.dataset import Images, Masks
+from mura_utils.data.dataset import Masks
 from mura_utils.data.squares import resize
 from mura_utils.errors import UserError
 from mura_utils.experiments import save_experiment
@@ -32,32 +33,17 @@ from mura_utils.runs.ensemble import Ensemble, read_member, write_ensemble
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
 
-SIZE = 64
 
-
-class Bones(Images):
-    """Images in memory; the finding of an abnormal one is its bright square."""
-
-    def mask(self, path):
-        bright = self.pixels[int(path.removesuffix(".png"))] > 200
-        return bright if bright.any() else None
+class Bones(Masked):
+    """The same images at any size, from memory."""
 
     def pixels_at(self, size):
         return np.stack([resize(each, size) for each in self.pixels])
 
 
-def bones(count=36):
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 60, (count, SIZE, SIZE)).astype(np.uint8)
-    for position in range(0, count, 2):
-        top, left = rng.integers(0, SIZE - 10, 2)
-        pixels[position, top : top + 10, left : left + 10] = 250
-    split = np.resize(["train", "train", "train", "train", "validation", "validation"], count)
-    plain = images_of(pixels, split, np.arange(count) % 2)
-    rows = plain.rows.assign(
-        abnormality=np.where(np.arange(count) % 2, "Normal", "Abnormal"), body_part="HAND"
-    )
-    return Bones(plain.root, rows, pixels)
+def bones():
+    images = spots(36)
+    return Bones(images.root, images.rows.assign(body_part="HAND"), images.pixels)
 
 
 def looking_twice(**changes):
