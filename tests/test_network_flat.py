@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from test_frozen_cut import assert_the_parts_equal_the_whole
+from test_network_cut import assert_the_parts_equal_the_whole
 
 from mura_utils import explain
 from mura_utils.backbones import BACKBONES

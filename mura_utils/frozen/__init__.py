@@ -1,6 +1,5 @@
 """The frozen part of a network: cut off, computed once, kept on disk, trained on many times."""
 
-from mura_utils.frozen.cut import Cut, describe_cuts, multiply_adds, split_network
 from mura_utils.frozen.extraction import Extraction, extract, extractor
 from mura_utils.frozen.pooled import pooled_features, pooled_layers, with_pooled
 from mura_utils.frozen.store import FeatureSet, Plan, feature_sets, plan
@@ -11,6 +10,7 @@ from mura_utils.frozen.use import (
     predict,
     variant_targets,
 )
+from mura_utils.network.cut import Cut, describe_cuts, multiply_adds, split_network
 
 __all__ = [
     "Cut",

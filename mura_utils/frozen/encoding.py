@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 import tensorflow as tf
 
-from mura_utils.frozen.cut import sizes
+from mura_utils.network.cut import sizes
 
 Shapes = Sequence[tuple[int, ...]]
 

@@ -18,11 +18,11 @@ from mura_utils.data.dataset import Images
 from mura_utils.devices import uses_xla
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment, require_extractor
-from mura_utils.frozen.cut import Cut
 from mura_utils.frozen.encoding import LARGEST
 from mura_utils.frozen.store import FeatureSet, Plan
 from mura_utils.generators import augment
 from mura_utils.locks import waiting
+from mura_utils.network.cut import Cut
 from mura_utils.network.inference import compile_for_openvino, trace
 from mura_utils.terminal import hide_bars, to_the_terminal
 

@@ -10,10 +10,10 @@ import numpy as np
 from mura_utils.backbones import BACKBONES
 from mura_utils.data.dataset import Images
 from mura_utils.experiments import Experiment
-from mura_utils.frozen.cut import split_network
 from mura_utils.frozen.store import feature_sets
 from mura_utils.frozen.use import make_dataset as frozen_dataset
 from mura_utils.generators import make_dataset
+from mura_utils.network.cut import split_network
 from mura_utils.terminal import to_the_terminal
 
 

@@ -20,9 +20,9 @@ from mura_utils.data.dataset import Images
 from mura_utils.data.pixels import CACHE_VERSION, content_keys
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
-from mura_utils.frozen.cut import Cut, _parents, split_network
 from mura_utils.frozen.encoding import ENCODINGS, Encoding
 from mura_utils.generators import Augmentation
+from mura_utils.network.cut import Cut, _parents, split_network
 
 _WORTHWHILE = 0.5  # share of multiply-adds that must be frozen for `cache_features: auto`
 

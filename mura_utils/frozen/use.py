@@ -12,10 +12,10 @@ from mura_utils import generators
 from mura_utils.data.dataset import Images, Masks
 from mura_utils.data.tabular import Tabular
 from mura_utils.experiments import Experiment
-from mura_utils.frozen.cut import Cut, split_network
 from mura_utils.frozen.store import FeatureSet, Plan, feature_sets
 from mura_utils.generators import STILL, beside, mask_targets, stream
 from mura_utils.network.backbone import FEATURES
+from mura_utils.network.cut import Cut, split_network
 from mura_utils.network.second_look import answer
 from mura_utils.terminal import to_the_terminal
 

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 STRIDES = (8, 16, 32)
 """Pixels a cell of the maps that learn where the abnormality is."""
-_STAGES = ((0.75, 3 / 7), (0.95, 4 / 7), (1.0, 1.0))
+_STAGES = ((0.4, 3 / 7), (0.7, 4 / 7), (1.0, 1.0))
 """Small to large: until which share of the images, crops of which share of `image_size`."""
 _PLACES_WEIGHT = 10.0  # few cells are abnormal: their mean loss is small
 _PERIOD = 100  # steps a row of the curve

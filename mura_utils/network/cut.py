@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import keras
@@ -84,7 +85,9 @@ def split_network(model: keras.Model) -> Cut | None:
             del frozen[layer.name]
         boundary = _boundary(model, frozen)
     tensors = [layer.output for layer in boundary]
-    with model.distribute_strategy.scope():
+    # Keras has strategies under TensorFlow alone.
+    strategy = getattr(model, "distribute_strategy", None)
+    with strategy.scope() if strategy else nullcontext():
         prefix = keras.Model([radiograph], tensors, name="prefix")
         tail = keras.Model(
             [*tensors, *(layer.output for layer in readers)], model.outputs, name="tail"
