@@ -1,10 +1,10 @@
 """A row for a GPU box where Keras computes with JAX: images a second, and the share of the peak.
 
-What `gpu.py` measures with TensorFlow, as far as it needs no TensorFlow: exp6's network (DenseNet121
-at 224 px, batches of 64, random weights), its frozen part forwards (extraction), training on stored
-activations, and training of all layers; in float32 and with bfloat16 arithmetic (mixed). Batches
-lie in the device's memory. JAX compiles everything with XLA, and computes float32 in TF32 on GPUs
-that have it, in the matrix product that stands for the peak as well as in the network.
+What `gpu.py` measures with TensorFlow, as far as it needs no TensorFlow: exp6's network
+(DenseNet121 at 224 px, batches of 64, random weights), its frozen part forwards (extraction),
+training on stored activations, and training of all layers; in float32 and with bfloat16 arithmetic
+(mixed). Batches lie in the device's memory. JAX compiles everything with XLA, and computes float32
+in TF32 on GPUs that have it, in the matrix product that stands for the peak as in the network.
 
 Needs Keras, JAX, pydantic and NumPy, not the other requirements; only the first device is used.
 """
@@ -133,9 +133,7 @@ def measure_all(size: Size, seconds: float) -> None:
         measure_networks(experiment, precision, peak, seconds)
 
 
-def measure_networks(
-    experiment: Experiment, precision: str, peak: float, seconds: float
-) -> None:
+def measure_networks(experiment: Experiment, precision: str, peak: float, seconds: float) -> None:
     """Print the rows of exp6's network in one precision; a training counts three passes."""
     count, policy = experiment.batch_size, _POLICIES[precision]
     cut = split_network(build_model(experiment, _CLASSES, policy))

@@ -224,7 +224,7 @@ def test_a_network_learns_from_close_ups_and_answers_with_both_looks(tmp_path):
 def test_training_on_close_ups_needs_a_mask_to_cut_around():
     images = bones()
     images.pixels[:] = 50
-    with pytest.raises(UserError, match="no training image of mura has a mask"):
+    with pytest.raises(UserError, match="No training image of mura has a mask"):
         prepare(
             looking_twice(), Bones(images.root, images.rows.assign(source="mura"), images.pixels)
         )

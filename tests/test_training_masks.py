@@ -8,12 +8,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from small import experiment, images_of, prepare, train, vivid
 
+from mura_utils import frozen
 from mura_utils.data.dataset import Images, Masks
 from mura_utils.errors import UserError
 from mura_utils.generators import Augmentation, make_dataset
 from mura_utils.network.build import load_model
 from mura_utils.network.heads import FINDING
-from mura_utils.training import make_task
 from mura_utils.training.masks import MaskLoss
 
 SIZE = 64
@@ -152,8 +152,8 @@ def test_what_does_not_fit_is_one_sentence(changes, message):
 def test_masks_that_are_not_there_teach_nothing_and_are_refused():
     images = spots()
     maskless = Unmasked(images.root, images.rows.assign(source="mura"), images.pixels)
-    with pytest.raises(UserError, match=r"mask_supervision = 10\.0, but no training image of mura"):
-        make_task(vivid(pooled()), maskless, pooled())
+    with pytest.raises(UserError, match="No training image of mura has a mask to learn from"):
+        frozen.plan(vivid(pooled()), maskless, pooled())
 
 
 def test_what_is_taught_is_counted(capsys):

@@ -14,6 +14,7 @@ from mura_utils.data.pixels import load_pixels
 from mura_utils.data.sources import load_mask
 from mura_utils.data.squares import resize_mask
 from mura_utils.data.tabular import Tabular, load_tabular
+from mura_utils.errors import UserError
 from mura_utils.labels import ABNORMAL
 
 
@@ -139,6 +140,20 @@ class Images:
         """
         mask = load_mask(self.source, self.root, path)
         return None if mask is None else resize_mask(mask, self.size, self.resize)
+
+    def require_masks(self, positions: np.ndarray) -> None:
+        """Refuse images that have no mask to learn from; reads until it finds one.
+
+        Raises:
+            UserError: none of the images has a mask, or one cannot be read.
+        """
+        rows = self.rows.iloc[positions]
+        found = map(self.mask, rows.loc[rows["abnormality"] == ABNORMAL, "path"])
+        if not any(mask is not None and mask.any() for mask in found):
+            raise UserError(
+                f"No training image of {self.source} has a mask to learn from: give "
+                "mask_supervision = 0 and second_look = false, or data with masks."
+            )
 
     def masks(self, positions: np.ndarray) -> Masks:
         """The masks of some images; the others' are unknown.

@@ -136,8 +136,10 @@ def plan(model: keras.Model, images: Images, experiment: Experiment) -> Plan:
         experiment: the parameters from cache_features to precision are used.
 
     Raises:
-        UserError: ``on`` where the disk is too small.
+        UserError: ``on`` where the disk is too small; `mask_supervision` without a mask.
     """
+    if experiment.mask_supervision:
+        images.require_masks(images.positions("train"))
     choice = experiment.cache_features
     label = f"`cache_features: {choice}`"
     cut = split_network(model)

@@ -72,9 +72,9 @@ class Recipe:
 
     backbone: str = "densenet121"
     alpha: float = 1.0
-    images: int = 80_000
+    images: int = 128_000
     image_size: int = 224
-    batch_size: int = 16
+    batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     seed: int = 0

@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from mura_utils import devices, frozen, report
 from mura_utils.data.dataset import Images
-from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.generators import Augmentation, make_dataset
 from mura_utils.network.cpu_kernels import use_cpu_adam, use_cpu_kernels
@@ -59,9 +58,6 @@ def make_task(
         experiment: batch_size, augmentation, sampling, class_weights, mask_supervision and seed are
             used.
         stored: where it is `on`, the tail is trained on its activations, see `frozen.extract`.
-
-    Raises:
-        UserError: `mask_supervision` without any mask among the training images.
     """
     one_hot = images.one_hot
     training_rows, validation_rows = images.positions("train"), images.positions("validation")
@@ -83,11 +79,6 @@ def make_task(
     if experiment.mask_supervision:
         watched = np.concatenate([training_rows, validation_rows])
         masks = images.masks(watched)
-        if not (masks.places[training_rows] >= 0).any():
-            raise UserError(
-                f"mask_supervision = {experiment.mask_supervision}, but no training image of "
-                f"{images.source} has a mask to learn from: give 0, or data with masks."
-            )
         print(f"Masks of training and validation images: {masks.describe(watched)}.")
         finding = model.get_layer(FINDING).output
         grid = finding.shape[1]
