@@ -239,9 +239,9 @@ def pretrain(
     ],
     backbone: Annotated[str, typer.Option(help="network of keras.applications")] = "densenet121",
     alpha: Annotated[float, typer.Option(help="width multiplier of mobilenet")] = 1.0,
-    images: Annotated[int, typer.Option(help="phantoms to train on, in all", min=1)] = 128_000,
+    images: Annotated[int, typer.Option(help="phantoms to train on, in all", min=1)] = 80_000,
     image_size: Annotated[int, typer.Option(help="where the weights will be used, pixels")] = 224,
-    batch_size: Annotated[int, typer.Option(help="a multiple of 4")] = 32,
+    batch_size: Annotated[int, typer.Option(help="a multiple of 4")] = 16,
     seed: Annotated[int, typer.Option(help="of initialization and phantoms", min=0)] = 0,
     minutes: Annotated[
         float | None,

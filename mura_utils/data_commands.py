@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Prepare and check data sets.")
 @app.command("phantom")
 def phantom(
     folder: Annotated[str, typer.Argument(help="absolute, or a name in data/")] = "phantom",
-    patients: Annotated[int, typer.Option(help="how many to draw", min=30, max=99_999)] = 480,
+    patients: Annotated[int, typer.Option(help="how many to draw", min=30, max=99_999)] = 360,
     seed: Annotated[int, typer.Option(help="another draws others", min=0, max=2**32 - 1)] = 0,
     faults: Annotated[bool, typer.Option(help="plant damaged files and rows")] = True,
     label_noise: Annotated[float, typer.Option(help="share of wrong labels", min=0, max=0.5)] = 0.0,

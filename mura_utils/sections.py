@@ -81,7 +81,7 @@ class Data(Section):
     data_dir: PathText = _parameter("phantom", "01", "the data set's folder: absolute, or in data/")
     # Of fewer than 80 a class can miss a split; numbers of patients have five digits.
     phantom_patients: int = _parameter(
-        480, "01", "patients to draw when the source is phantom", ge=80, le=99_999
+        360, "01", "patients to draw when the source is phantom", ge=80, le=99_999
     )
     phantom_seed: Seed = _parameter(0, "01", "seed of the phantoms")
     phantom_faults: bool = _parameter(

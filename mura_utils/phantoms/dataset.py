@@ -277,7 +277,7 @@ def draw_phantoms(
     seed: int = 0,
     faults: bool = False,
     label_noise: float = 0.0,
-    official_valid_fraction: float = 1 / 3,
+    official_valid_fraction: float = 0.45,
     age_effect: float = 0.0,
     workers: int | None = None,
     progress: bool = False,

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 STRIDES = (8, 16, 32)
 """Pixels a cell of the maps that learn where the abnormality is."""
-_STAGES = ((0.4, 3 / 7), (0.7, 4 / 7), (1.0, 1.0))
+_STAGES = ((0.75, 3 / 7), (0.95, 4 / 7), (1.0, 1.0))
 """Small to large: until which share of the images, crops of which share of `image_size`."""
 _PLACES_WEIGHT = 10.0  # few cells are abnormal: their mean loss is small
 _PERIOD = 100  # steps a row of the curve
@@ -72,9 +72,9 @@ class Recipe:
 
     backbone: str = "densenet121"
     alpha: float = 1.0
-    images: int = 128_000
+    images: int = 80_000
     image_size: int = 224
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     seed: int = 0
