@@ -2,12 +2,19 @@ import io
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from mura_tree import image_paths, png, tiny_rows, write_tree
 from PIL import Image
 
 from mura_utils.data.images import FAULTS
-from mura_utils.data.manifest import admit, format_report, quality_report, scan
+from mura_utils.data.manifest import (
+    admit,
+    format_report,
+    part_with_both_labels,
+    quality_report,
+    scan,
+)
 from mura_utils.data.sources import LISTING_COLUMNS, open_source
 from mura_utils.errors import UserError
 
@@ -250,3 +257,12 @@ def test_nothing_admitted_is_one_sentence(tmp_path):
     listing = write(tmp_path, dict.fromkeys(range(8), b"no image"))
     with pytest.raises(UserError, match=r"None of the 8 listed images .*wrong-format 8"):
         admit(scan(listing, progress=False))
+
+
+def test_a_body_part_is_shown_that_has_both_labels():
+    pairs = [("WRIST", "Normal"), ("WRIST", "Abnormal"), ("HAND", "Normal"), ("HAND", "Abnormal")]
+    images = pd.DataFrame(pairs, columns=["body_part", "abnormality"])
+    assert part_with_both_labels(images, "WRIST") == "WRIST"
+    assert part_with_both_labels(images, "ELBOW") == "HAND"
+    with pytest.raises(UserError, match="No body part has normal and abnormal images"):
+        part_with_both_labels(images[images["abnormality"] == "Normal"], "WRIST")

@@ -117,6 +117,31 @@ def admit(
     return merge_body_parts(manifest, merge or {})
 
 
+def part_with_both_labels(images: pd.DataFrame, first_choice: str) -> str:
+    """A body part that has normal and abnormal images: `first_choice`, or the first by name.
+
+    Args:
+        images: with body_part and abnormality.
+        first_choice: a body part, which need not be among them.
+
+    Raises:
+        UserError: no body part has both, so that there is nothing to tell apart.
+
+    Example:
+        >>> rows = [("HAND", "Normal"), ("WRIST", "Normal"), ("WRIST", "Abnormal")]
+        >>> part_with_both_labels(pd.DataFrame(rows, columns=["body_part", "abnormality"]), "HAND")
+        'WRIST'
+    """
+    labels = images.groupby("body_part")["abnormality"].nunique()
+    both = sorted(labels.index[labels == 2])
+    if not both:
+        raise UserError(
+            "No body part has normal and abnormal images that can be used, so that there is "
+            "nothing to tell apart: look at the counts above, and add what is missing."
+        )
+    return first_choice if first_choice in both else both[0]
+
+
 def merge_body_parts(images: pd.DataFrame, merge: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Give images of several body parts one new body part, in the columns body_part and label.
 
