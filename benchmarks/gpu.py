@@ -15,7 +15,6 @@ What does not fit into memory, or has no kernel, is a row that says so. Only the
 
 from __future__ import annotations
 
-import argparse
 import gc
 import re
 import time
@@ -26,6 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from _common import machine, run, say, say_head, say_row
+from _gpu import Size, command_line, forward_operations
 
 from mura_utils import frozen, training
 from mura_utils.devices import dtype_policy, processor, use_device
@@ -39,25 +39,6 @@ _WORDS = {None: "–", False: "off", True: "on"}
 _NO_FLOAT16 = "not possible: float16 is for GPUs"
 NETWORKS = ("extraction", "exp6 stored", "full training")
 _HEAD = ("measured", "precision", "XLA", "images/s", "TFLOP/s", "share of the product's rate")
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is computed at a time.
-
-    Attributes:
-        side: of the matrices.
-        images: an epoch of the input pipeline.
-        changes: of exp6's parameters.
-    """
-
-    side: int
-    images: int
-    changes: dict
-
-
-FULL = Size(8192, 2048, {})
-SMALL = Size(128, 8, {"backbone": "mobilenet", "alpha": 0.25, "image_size": 32, "batch_size": 4})
 
 
 @dataclass
@@ -217,11 +198,6 @@ def _training(
     return lambda: network.train_on_batch(given, labels), count
 
 
-def _operations(network: keras.Model) -> float:
-    """Floating-point operations of an image's forward pass."""
-    return 2.0 * sum(frozen.multiply_adds(network).values())
-
-
 def measure_all(size: Size, seconds: float) -> None:
     """Measure each part, print a row for each, and the row for benchmarks/README.md."""
     experiment = load_experiment("exp6", weights="none", **size.changes)
@@ -256,7 +232,7 @@ def measure_networks(results: Results, experiment: Experiment, seconds: float) -
     """Measure exp6's network in the three ways, in one precision, without and with XLA."""
     policy = dtype_policy(experiment)
     cut = frozen.split_network(build_model(experiment, _CLASSES, policy))
-    forward, tail = _operations(cut.prefix), _operations(cut.tail)
+    forward, tail = forward_operations(cut.prefix), forward_operations(cut.tail)
     trained = experiment.model_copy(update={"unfreeze": "all"})
     ways = (
         (lambda xla: _extraction(cut, experiment, xla), forward),
@@ -283,16 +259,7 @@ def _one_device() -> str:
 
 def main() -> None:
     """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
-    parser.add_argument(
-        "--small",
-        action="store_true",
-        help="a small network and small images, to see that it works; the numbers mean nothing",
-    )
-    run(parser, lambda given: measure_all(SMALL if given.small else FULL, given.seconds))
+    run(command_line(__doc__), lambda given: measure_all(given.size, given.seconds))
 
 
 if __name__ == "__main__":

@@ -6,50 +6,36 @@ training on stored activations, and training of all layers; in float32 and with 
 (mixed). Batches lie in the device's memory. JAX compiles everything with XLA, and computes float32
 in TF32 on GPUs that have it, in the matrix product that stands for the peak as in the network.
 
-Needs Keras, JAX, pydantic and NumPy, not the other requirements; only the first device is used.
+Needs JAX besides the package's requirements, and no TensorFlow; only the first device is used.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
 
 os.environ["KERAS_BACKEND"] = "jax"
 
-import jax
-import jax.numpy as jnp
+try:
+    import jax
+    import jax.numpy as jnp
+except ModuleNotFoundError:
+    sys.exit("gpu_jax.py needs JAX (pip install jax[cuda13]); gpu.py measures with TensorFlow.")
 import keras
+from _gpu import Size, command_line, forward_operations
 
 from mura_utils.experiments import Experiment, load_experiment
 from mura_utils.network.build import build_model
-from mura_utils.network.cut import multiply_adds, split_network
+from mura_utils.network.cut import split_network
 
 _CLASSES = 14
 _POLICIES = {"float32": "float32", "mixed": "mixed_bfloat16"}
 _DTYPES = {"float32": jnp.float32, "mixed": jnp.bfloat16}
 Step = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is computed at a time.
-
-    Attributes:
-        side: of the matrices.
-        changes: of exp6's parameters.
-    """
-
-    side: int
-    changes: dict
-
-
-FULL = Size(8192, {})
-SMALL = Size(128, {"backbone": "mobilenet", "alpha": 0.25, "image_size": 32, "batch_size": 4})
 
 
 def rate(step: Step, images: int, seconds: float) -> float:
@@ -114,11 +100,6 @@ def _variables(model: keras.Model) -> tuple[list, list]:
     return model.trainable_variables, model.non_trainable_variables
 
 
-def _operations(model: keras.Model) -> float:
-    """Floating-point operations of an image's forward pass."""
-    return 2.0 * sum(multiply_adds(model).values())
-
-
 def measure_all(size: Size, seconds: float) -> None:
     """Print a row for each measurement as it comes."""
     experiment = load_experiment("exp6", weights="none", **size.changes)
@@ -138,7 +119,7 @@ def measure_networks(experiment: Experiment, precision: str, peak: float, second
     count, policy = experiment.batch_size, _POLICIES[precision]
     cut = split_network(build_model(experiment, _CLASSES, policy))
     whole = experiment.model_copy(update={"unfreeze": "all"})
-    ahead, tail = _operations(cut.prefix), _operations(cut.tail)
+    ahead, tail = forward_operations(cut.prefix), forward_operations(cut.tail)
     ways = (
         ("extraction", lambda: forward(cut.prefix, count), ahead),
         ("exp6 stored", lambda: training_step(cut.tail, count), 3 * tail),
@@ -161,17 +142,8 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
-    parser.add_argument(
-        "--small",
-        action="store_true",
-        help="a small network and small images, to see that it works; the numbers mean nothing",
-    )
-    given = parser.parse_args()
-    measure_all(SMALL if given.small else FULL, given.seconds)
+    given = command_line(__doc__).parse_args()
+    measure_all(given.size, given.seconds)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,8 @@ def measure(arguments: argparse.Namespace) -> None:
     with workspace() as folder:
         if root is None:
             root = folder / "phantoms"
-            draw_phantoms(root, patients=80 if arguments.quick else 480, age_effect=1)
+            patients = 80 if arguments.quick else 480
+            draw_phantoms(root, patients, official_valid_fraction=1 / 3, age_effect=1)
         rows = admit(scan(open_source(root), progress=False))
         rows = rows.merge(split(rows, "patient", [0.5, 0.15, 0.35], 0), on="path")
         images = load_images(root, rows, size, progress=False, tabular=["age", "sex"])

@@ -29,6 +29,12 @@ def script(monkeypatch):
     return gpu
 
 
+@pytest.fixture
+def small(script):
+    """The size that ``--small`` asks for."""
+    return script.command_line("").parse_args(["--small"]).size
+
+
 def tables(text):
     """The cells of each table in the text, without the line below its head."""
     found = []
@@ -38,8 +44,8 @@ def tables(text):
     return [rows[:1] + rows[2:] for rows in found if rows]
 
 
-def test_every_part_is_measured_or_says_why_not(script, capsys):
-    script.measure_all(script.SMALL, seconds=0)
+def test_every_part_is_measured_or_says_why_not(script, small, capsys):
+    script.measure_all(small, seconds=0)
     steps, (head, row) = tables(capsys.readouterr().out)
     assert {len(cells) for cells in steps} == {6}
     by_name = {tuple(cells[:3]): cells[3:] for cells in steps[1:]}
@@ -65,14 +71,14 @@ def test_every_part_is_measured_or_says_why_not(script, capsys):
 
 
 def test_what_does_not_fit_into_memory_is_a_row_and_the_next_is_measured(
-    script, capsys, monkeypatch
+    script, small, capsys, monkeypatch
 ):
     def too_large(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     monkeypatch.setattr(script, "_extraction", too_large)
     monkeypatch.setattr(script, "_training", lambda *_: (lambda: None, 8))
-    experiment = load_experiment("exp6", weights="none", **script.SMALL.changes)
+    experiment = load_experiment("exp6", weights="none", **small.changes)
     results = script.Results()
     script.measure_networks(results, experiment, seconds=0)
     assert capsys.readouterr().out.count("not possible: out of memory") == 2

@@ -83,7 +83,7 @@ def test_the_command_draws_the_demos_phantoms_unless_told_otherwise(mura, monkey
     defaults += [demo.phantom_faults, demo.phantom_label_noise]
     assert mura("data", "phantom")[0] == 0
     assert mura("data", "phantom", "--seed", 3, "--no-faults", "--label-noise", 0.2)[0] == 0
-    assert drawn == [tuple(defaults), (demo.phantom_patients, 3, False, 0.2)]
+    assert drawn == [tuple(defaults), (360, 3, False, 0.2)]
     assert mura("data", "phantom", "--label-noise", 0.6)[0] == 2
     assert mura("data", "phantom", "--age-effect", 1.1)[0] == 2
 

@@ -22,7 +22,7 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.frozen.encoding import ENCODINGS, Encoding
 from mura_utils.generators import Augmentation
-from mura_utils.network.cut import Cut, _parents, split_network
+from mura_utils.network.cut import Cut, parents, split_network
 
 _WORTHWHILE = 0.5  # share of multiply-adds that must be frozen for `cache_features: auto`
 
@@ -242,8 +242,8 @@ def _fingerprint(prefix: keras.Model) -> str:
     operations = prefix.operations
     positions = {operation.name: position for position, operation in enumerate(operations)}
     for operation in operations:
-        parents = [positions[parent.name] for parent in _parents(operation)]
-        described = [type(operation).__name__, parents, _settings(operation)]
+        read = [positions[parent.name] for parent in parents(operation)]
+        described = [type(operation).__name__, read, _settings(operation)]
         digest.update(json.dumps(described, sort_keys=True, default=str).encode())
         for weights in operation.get_weights() if isinstance(operation, keras.Layer) else ():
             digest.update(np.ascontiguousarray(weights).tobytes())

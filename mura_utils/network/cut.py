@@ -61,15 +61,15 @@ def split_network(model: keras.Model) -> Cut | None:
     """
     radiograph, *besides = model.inputs
     given = {tensor._keras_history.operation.name for tensor in besides}
-    readers = [layer for layer in model.operations if given & _names(_parents(layer))]
+    readers = [layer for layer in model.operations if given & _names(parents(layer))]
     aside = set(given)  # what depends on no radiograph
     frozen: dict[str, keras.Operation] = {}
     first_trained = ""
     for layer in model.operations:
-        if layer.name in aside or (_parents(layer) and _names(_parents(layer)) <= aside):
+        if layer.name in aside or (parents(layer) and _names(parents(layer)) <= aside):
             aside.add(layer.name)
             continue
-        if _is_constant(layer) and all(parent.name in frozen for parent in _parents(layer)):
+        if _is_constant(layer) and all(parent.name in frozen for parent in parents(layer)):
             frozen[layer.name] = layer
         elif not first_trained and getattr(layer, "trainable_weights", ()):
             first_trained = layer.name
@@ -79,7 +79,7 @@ def split_network(model: keras.Model) -> Cut | None:
     while repeated := [
         layer
         for layer in boundary
-        if not _weights(layer) and {parent.name for parent in _parents(layer)} <= _names(boundary)
+        if not _weights(layer) and {parent.name for parent in parents(layer)} <= _names(boundary)
     ]:
         for layer in repeated:
             del frozen[layer.name]
@@ -150,7 +150,8 @@ def _is_constant(layer: keras.Operation) -> bool:
     return not learns and not draws
 
 
-def _parents(layer: keras.Operation) -> list[keras.Operation]:
+def parents(layer: keras.Operation) -> list[keras.Operation]:
+    """The operations whose output a layer of a functional model reads; none for an input."""
     if isinstance(layer, keras.layers.InputLayer):
         return []
     return [tensor._keras_history.operation for tensor in keras.tree.flatten(layer.input)]
@@ -162,7 +163,7 @@ def _boundary(model: keras.Model, frozen: dict[str, keras.Operation]) -> list[ke
         parent.name
         for layer in model.operations
         if layer.name not in frozen
-        for parent in _parents(layer)
+        for parent in parents(layer)
     }
     return [layer for layer in frozen.values() if layer.name in read]
 
