@@ -49,7 +49,7 @@ def annotate(picture, form="polygon", size=None):
     if form == "polygon":
         fracture = Fracture(polygons=(points,))
     elif form == "box":
-        fracture = Fracture(box=(left, top, right - left, bottom - top))
+        fracture = Fracture(box=(left, top, right - left + 1, bottom - top + 1))
     else:
         down = np.asarray(picture).T.ravel() > 127
         ends = np.flatnonzero(np.diff(down))

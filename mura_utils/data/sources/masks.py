@@ -129,14 +129,28 @@ def draw(annotated: AnnotatedImage, image: Header) -> np.ndarray | None:
             points = np.reshape(polygon, (-1, 2)) * (across, down)
             pen.polygon([tuple(point) for point in points.tolist()], fill=1)
         if fracture.box:
-            left, top, width, height = fracture.box
-            corners = (left * across, top * down, (left + width) * across, (top + height) * down)
-            pen.rectangle(corners, fill=1)
+            pen.rectangle(_pixels_inside(fracture.box, (across, down)), fill=1)
         if fracture.runs:
             filled = Image.fromarray(fill_runs(fracture.runs, drawn))
             canvas.paste(1, mask=filled.resize(size, Image.Resampling.NEAREST))
     mask = np.asarray(canvas)
     return turn_back(mask, image.orientation) if found.turned else mask
+
+
+def _pixels_inside(
+    box: tuple[float, float, float, float], scale: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """First and last column and row whose pixels have their center in a scaled box; one at least.
+
+    Example:
+        >>> _pixels_inside((30, 30, 4, 2), (1, 1))
+        (30, 30, 33, 31)
+    """
+    start = np.multiply(box[:2], scale)
+    end = start + np.multiply(box[2:], scale)
+    first = np.ceil(start - 0.5).astype(int)
+    last = np.maximum(np.ceil(end - 0.5).astype(int) - 1, first)
+    return (*first.tolist(), *last.tolist())
 
 
 def turn_back(displayed: np.ndarray, orientation: int) -> np.ndarray:
