@@ -294,9 +294,9 @@ def _changes(assignments: Sequence[str]) -> dict[str, Any]:
     from mura_utils.paths import expand, resolve
 
     changes = dict(parse_assignment(assignment) for assignment in assignments)
-    for key in ("data_dir", "weights"):
+    for key in ("data_dir", "relabel", "weights"):
         # What does not exist from here may be a name in data/, or imagenet.
-        if key in changes and expand(changes[key]).exists():
+        if changes.get(key) and expand(changes[key]).exists():
             changes[key] = str(resolve(changes[key]))
     return changes
 

@@ -209,9 +209,6 @@ MURA_VALID_STUDIES = {
 }  # fmt: skip
 """Studies per body part in MURA's valid list, (normal, abnormal)."""
 
-MURA_PAPER = {"auroc": 0.929, "sensitivity": 0.815, "specificity": 0.887}
-"""The DenseNet169 of MURA's authors, abnormal against normal per study, on the hidden test set."""
-
 PEERS = pd.DataFrame(
     [
         ("DenseNet169", 0.629, _VALID),

@@ -277,3 +277,13 @@ def test_a_check_fails_where_no_image_can_be_used(mura, tmp_path, pixels):
     assert err == (
         "mura: None of the 8 listed images can be used (zero-byte 8); check the data folder.\n"
     )
+
+
+def test_paths_on_the_command_line_are_meant_from_where_the_shell_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("labels.csv", "model.keras"):
+        (tmp_path / name).touch()
+    changes = cli._changes(["relabel=labels.csv", "weights=model.keras", "data_dir=phantom"])
+    expected = {"relabel": tmp_path / "labels.csv", "weights": tmp_path / "model.keras"}
+    assert changes == {**{key: str(path) for key, path in expected.items()}, "data_dir": "phantom"}
+    assert cli._changes(["relabel="]) == {"relabel": ""}

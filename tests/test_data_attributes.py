@@ -64,14 +64,14 @@ def test_without_the_data_folder_the_manifest_is_all_that_is_known(tmp_path):
     assert list(study_attributes(gone, [0])) == ["body_part", "views", "megapixels"]
 
 
-def test_ages_are_cut_into_bands_and_a_study_without_one_is_in_none(tmp_path):
+def test_ages_are_cut_into_bands_and_a_study_without_one_is_unknown(tmp_path):
     images = phantom(tmp_path)
     paths = images.rows["path"].str.replace("/p/", "/patient1/study/")
     rows = images.rows.assign(path=[f"{path}" for path in paths])
     rows.loc[2:, "path"] = rows["path"][2:].str.replace("patient1", "patient2")
     (tmp_path / "patients.csv").write_text("patient,age,sex\npatient1,17,F\npatient2,,M\n")
     table = study_attributes(Images(tmp_path, rows, images.pixels), np.arange(4))
-    assert table["age"].fillna("").tolist() == ["0-17 years", "", ""]
+    assert table["age"].tolist() == ["0-17 years", "unknown", "unknown"]
     assert table["sex"].tolist() == ["F", "M", "M"]
     (tmp_path / "patients.csv").write_text("patient,age,sex\npatient1,old,F\n")
     with pytest.raises(UserError, match=r"patients\.csv is damaged .*: draw the phantoms again"):

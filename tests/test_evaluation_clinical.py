@@ -63,7 +63,7 @@ def test_without_both_kinds_or_with_the_surest_normal_abnormal_nothing_is_set_as
 
 
 @pytest.mark.parametrize(
-    ("npv", "enough"), [(0.95, 73), (0.98, 189), (0.99, 381)], ids=["95", "98", "99"]
+    ("npv", "enough"), [(0.95, 147), (0.98, 377), (0.99, 762)], ids=["95", "98", "99"]
 )
 def test_validation_supports_a_value_from_so_many_patients_on(npv, enough):
     for patients, supported in ((enough, True), (enough - 1, False)):
@@ -73,6 +73,17 @@ def test_validation_supports_a_value_from_so_many_patients_on(npv, enough):
     twice = studies([0] * enough * 2 + [1] * 30, [0.1] * enough * 2 + [0.9] * 30)
     twice["patient"] = [str(row // 4) for row in range(len(twice))]
     assert not set_aside(twice, random_studies(50), npv, bootstrap=20)["supported"]
+
+
+def test_a_value_that_is_missed_everywhere_is_seldom_supported():
+    rng = np.random.default_rng(0)
+    supported = 0
+    for _ in range(300):
+        truth = rng.random(400) < 0.051
+        validation = studies(truth, rng.random(400))
+        found = set_aside(validation, random_studies(50), 0.95, bootstrap=1)
+        supported += found["supported"]
+    assert supported <= 0.05 * 300
 
 
 def test_misses_count_a_patient_once_and_support_does_not_hang_on_the_chosen_threshold():

@@ -68,7 +68,12 @@ def seen(opened: Browser) -> np.ndarray:
 def test_cases_are_the_test_images_with_an_answer(cases):
     assert len(cases) == 4
     assert list(cases.rows["row"]) == [1, 2, 3, 4]
-    assert list(cases.rows["kind"]) == ["right abnormal", "right normal", "missed", "false alarm"]
+    assert list(cases.rows["kind"]) == [
+        "true positive",
+        "true negative",
+        "false negative",
+        "false positive",
+    ]
     assert list(cases.rows["sure"]) == pytest.approx([0.9, 0.8, 0.7, 0.6])
     assert np.array_equal(cases.radiograph(2), cases.images.pixels[3])
     assert kind_of("Abnormal-HAND", "Abnormal-WRIST") == "wrong body part"

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from mura_utils.explain.baselines import BASELINES
-from mura_utils.explain.ranking import RANDOM_NETWORK, rank
+from mura_utils.explain.ranking import RANDOM_NETWORK, beats, rank
 from mura_utils.explain.scores import score_heatmaps
 from mura_utils.explain.similarity import agreement, rank_correlation, structural_similarity
 from mura_utils.explain.summary import as_text, by_group, mean_intervals, summarize, thirds
@@ -32,7 +32,7 @@ def scores_of(hits: dict[str, list[float]], patients: list[str]) -> pd.DataFrame
 def test_images_of_one_patient_are_not_counted_as_independent():
     values = pd.DataFrame({"hit": np.tile([0.0, 1.0], 20)})
     many = mean_intervals(values, pd.Series(range(40)))
-    few = mean_intervals(values.sort_values("hit"), pd.Series(np.repeat(range(4), 10)))
+    few = mean_intervals(values.sort_values("hit"), pd.Series(np.repeat(range(5), 8)))
     assert many.loc["hit", "value"] == few.loc["hit", "value"] == 0.5
     widths = [(each["high"] - each["low"])["hit"] for each in (many, few)]
     assert widths[1] > 2 * widths[0]
@@ -65,6 +65,28 @@ def test_groups_are_averaged_by_themselves_and_empty_ones_left_out():
     assert table.loc["kind", "value"].to_dict() == {"fracture": 1, "lesion": 0}
     assert table.loc["kind", "images"].tolist() == [2, 1]
     assert by_group(scores[3:], "hit", {"kind": kind[3:]}).empty
+
+
+def test_where_all_are_hits_the_interval_has_a_width_over_patients():
+    hits = [1.0] * 9
+    scores = scores_of({"good": hits, "center": hits}, [*"aabbccdde"])
+    found = summarize(scores, ["pointing_game"], bootstrap=50)
+    assert found["high"].tolist() == [1, 1]
+    np.testing.assert_allclose(found["low"], 5 / (5 + 1.959964**2))  # Wilson's for 5 of 5
+    good = scores[scores["method"] == "good"].reset_index()
+    group = by_group(good, "pointing_game", {"all": pd.Series(["all"] * 9)}, bootstrap=50)
+    assert group["low"].tolist() == found["low"].tolist()[:1]
+    lead = summarize(scores, ["pointing_game"], bootstrap=50, baseline="center")
+    assert lead["high"].tolist() == [0, 0], "a difference is no share"
+
+
+def test_few_patients_have_no_interval_and_beat_nothing():
+    scores = scores_of({"good": [1.0, 1.0, 0.0, 1.0], "center": [0.0] * 4}, [*"abcd"])
+    summary = summarize(scores, ["pointing_game"], bootstrap=20)
+    assert as_text(summary)["pointing_game"].tolist()[0] == "0.75"
+    assert beats(scores, "center", bootstrap=20).tolist() == [None, None]
+    more = scores_of({"good": [1.0] * 5, "center": [0.0] * 5}, [*"abcde"])
+    assert beats(more, "center", bootstrap=20).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 10])
@@ -131,9 +153,9 @@ def test_the_ranking_says_who_beats_what_and_what_was_not_tested():
 
 
 def test_the_ranking_of_data_without_masks_has_its_other_columns():
-    maps = {(name, "contrast"): np.ones((4, 8, 8)) for name in ("good", "center")}
-    scores = score_heatmaps(maps, [None] * 4)
-    scores["path"] = scores["patient"] = scores["image"].map(list("abcd").__getitem__)
+    maps = {(name, "contrast"): np.ones((5, 8, 8)) for name in ("good", "center")}
+    scores = score_heatmaps(maps, [None] * 5)
+    scores["path"] = scores["patient"] = scores["image"].map(list("abcde").__getitem__)
     scores = scores.assign(deletion=0.5, insertion=0.5, noise=1.0, shift=0.9)
     keys = pd.MultiIndex.from_tuples([("good", "contrast")], names=["method", "target"])
     table = rank(scores, pd.DataFrame({"passes": True}, keys), bootstrap=200)

@@ -147,3 +147,19 @@ def test_weights_that_know_what_the_run_holds_back_are_refused(tmp_path, here, s
             nb.open_run("05_modeling", cells)
         (earlier / "splits.csv").unlink()
     assert nb.open_run("05_modeling", cells).experiment.weights.endswith("model.keras")
+
+
+def test_weights_of_a_run_whose_files_were_not_opened_are_refused(tmp_path):
+    mine = '# Parameters: x\nname = "mine"'
+    for name in NOTEBOOKS[:4]:
+        run = nb.open_run(name, [mine])
+        run.complete()
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    for folder in (earlier, run.folder):
+        a_run(folder, "lvtt")
+    (earlier / "model.keras").touch()
+    unread = pd.read_csv(earlier / "manifest.csv").assign(sha256="")
+    write_csv(earlier / "manifest.csv", unread)
+    with pytest.raises(UserError, match="is not known, as notebook 01 of earlier has opened no"):
+        nb.open_run("05_modeling", [f'{mine}\nweights = "{earlier / "model.keras"}"'])

@@ -67,7 +67,7 @@ def test_prediction_grid_tells_wrong_from_right_without_color():
     assert titles[0] == "✓ Normal-HIP 62%"
     assert titles[1] == "✗ Normal-HIP 62%\nbut is Abnormal-HIP"
     assert fig.axes[1].spines["top"].get_linewidth() > fig.axes[0].spines["top"].get_linewidth()
-    assert "5 radiographs, 1 of them predicted right" in plotting.alt_text(fig)
+    assert "5 radiographs, 1 of them predicted correctly" in plotting.alt_text(fig)
 
 
 def test_kappa_comparison_never_mixes_levels():

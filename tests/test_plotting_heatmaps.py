@@ -88,7 +88,7 @@ def test_randomization_curves_begin_at_one_and_end_at_the_random_network():
     ]  # fmt: skip
     fig = plotting.randomization_curves(pd.DataFrame(rows))
     line = fig.axes[0].lines[0]
-    np.testing.assert_allclose(line.get_xydata(), [[0, 1], [20, 0.8], [100, 0.3]])
+    np.testing.assert_allclose(line.get_xydata(), [[0, 1], [1, 0.8], [2, 0.3]])
     assert "maps of other images" in texts(fig)
     assert "saliency, SSIM: 0.30" in plotting.alt_text(fig)
 

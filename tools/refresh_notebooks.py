@@ -61,7 +61,7 @@ def draw_overview(run: Path) -> None:
     """Draw the README's picture: of each body part the finding that the demo rates highest.
 
     Above the radiograph with the finding's outline, below LayerCAM of (abnormal - normal) and
-    whether the predicted class is right.
+    whether the predicted class is correct.
     """
     predictions = read_table(run / "predictions.csv").query("split == 'test'")
     abnormal = predictions[predictions["abnormality"] == ABNORMAL]
@@ -86,7 +86,7 @@ def draw_overview(run: Path) -> None:
         axes[0].contour(mask, levels=[0.5], colors="#56B4E9", linewidths=1)
         axes[0].set_title(case.body_part.lower(), fontsize=10)
         axes[1].imshow(overlay(images[column], heat[column]))
-        verdict = "right" if case.label == case.predicted else "wrong"
+        verdict = "correct" if case.label == case.predicted else "wrong"
         axes[1].set_xlabel(verdict, fontsize=9)
         for ax in axes:
             ax.set(xticks=[], yticks=[])

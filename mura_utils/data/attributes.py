@@ -16,7 +16,8 @@ ATTRIBUTES = {
     "views": "images of the study",
     "megapixels": "size of the largest image, as stored, million pixels",
     "finding": "kind of the finding",
-    "severity": "how plain the finding is",
+    "severity": "how visible the finding is",
+    "lookalike": "what looks like a finding and is none",
     "finding_size": "largest share of an image that the finding covers",
     "hardware": "metal in the image",
     "cast": "plaster cast in the image",
@@ -31,7 +32,8 @@ ATTRIBUTES = {
 _BANDS = ["0-17 years", "18-39 years", "40-64 years", "from 65 years"]
 _BAND_STARTS = [18, 40, 65]
 
-_SEVERAL = "several"
+_OF_FINDINGS = ("finding", "severity", "finding_size", "fractures")
+_SEVERAL, _UNKNOWN = "several", "unknown"
 _MOST_VALUES = 5  # of a number, before it is cut in three
 
 
@@ -47,9 +49,9 @@ def study_attributes(images: Images, positions: Sequence[int]) -> pd.DataFrame:
         positions: rows of the images whose studies are meant, such as those of test.
 
     Returns:
-        Some of the columns `ATTRIBUTES`, in this order, indexed by study; missing where a value is
-        unknown or does not apply, as the kind of a finding where there is none. Where the data
-        set's folder is gone, only what the manifest holds is known.
+        Some of the columns `ATTRIBUTES`, in this order, indexed by study: "unknown" where the data
+        set does not say, missing where there is no finding to describe. Where the data set's folder
+        is gone, only what the manifest holds is known.
 
     Raises:
         UserError: a table or a mask of the data set cannot be read.
@@ -72,7 +74,12 @@ def study_attributes(images: Images, positions: Sequence[int]) -> pd.DataFrame:
             once = studies[name].nunique() < 2
             columns[name] = studies[name].first().where(once, _SEVERAL)
     known = [name for name in ATTRIBUTES if name in columns and columns[name].notna().any()]
-    return pd.DataFrame({name: columns[name] for name in known})
+    return pd.DataFrame(
+        {
+            name: columns[name] if name in _OF_FINDINGS else columns[name].fillna(_UNKNOWN)
+            for name in known
+        }
+    )
 
 
 def _finding_sizes(images: Images, rows: pd.DataFrame) -> pd.Series:

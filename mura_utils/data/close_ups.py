@@ -47,12 +47,16 @@ def draw_close_ups(masks: Masks, rows: pd.DataFrame, rng: np.random.Generator) -
     for part, map_ in zip(rows["body_part"], places, strict=True):
         if map_ >= 0:
             of_part[part].append(map_)
+    places_known = [*inside]
     chosen = np.tile([0.5, 0.5, 1.0], (len(rows), 1))
     side = masks.maps.shape[1]
     for image, (part, place) in enumerate(zip(rows["body_part"], places, strict=True)):
         if place == masks.UNKNOWN or not inside:
             continue
-        finding = inside[place if place >= 0 else rng.choice(of_part[part] or [*inside])]
+        if place < 0:
+            others = of_part[part] or places_known
+            place = others[rng.integers(len(others))]
+        finding = inside[place]
         y, x = (finding[rng.integers(len(finding))] + 0.5) / side
         zoom = rng.uniform(*_ZOOMS)
         half = 0.5 / zoom

@@ -10,12 +10,10 @@ import numpy as np
 import pandas as pd
 
 from mura_utils.data.sources import load_attributes
+from mura_utils.data.sources.table_columns import OLDEST
 from mura_utils.errors import UserError, shown
 
 SEXES = ("F", "M", "O")
-
-OLDEST = 120
-"""Years."""
 
 COLUMNS = {
     "age": ["age", "age is missing"],

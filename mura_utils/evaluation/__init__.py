@@ -40,6 +40,7 @@ from mura_utils.evaluation.familiarity import (
 )
 from mura_utils.evaluation.metrics import (
     LEVELS,
+    describe_counts,
     evaluate,
 )
 from mura_utils.evaluation.operating_points import (
@@ -96,6 +97,7 @@ __all__ = [
     "conformal_table",
     "confused_pairs",
     "constant_answer",
+    "describe_counts",
     "error_rates",
     "evaluate",
     "evaluate_abnormality",

@@ -24,6 +24,8 @@ from mura_utils.labels import ABNORMAL, NORMAL
 NPV_TARGETS = (0.95, 0.98, 0.99)
 """Negative predictive values at which studies are set aside."""
 
+_LOOKS = tuple(share / 10 for share in range(1, 10))
+
 THRESHOLD_PROBABILITIES = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Points of the decision curve."""
 
@@ -143,7 +145,11 @@ def _patients_interval(
 
 
 def _supports(studies: pd.DataFrame, npv: float) -> bool:
-    """Whether up to any threshold Wilson's lower limit reaches the value, over patients."""
+    """Whether Wilson's lower limit reaches the value at one of nine thresholds, over patients.
+
+    They set aside 10%, 20% … 90% of the studies. As any of nine may reach it by chance, each limit
+    belongs to an interval of 1 - 5% / 9 (Bonferroni).
+    """
     if studies["abnormality"].nunique() < 2:
         return False
     ordered = studies.sort_values("p_abnormal")
@@ -151,9 +157,10 @@ def _supports(studies: pd.DataFrame, npv: float) -> bool:
     ordered["patients"] = ~ordered["patient"].duplicated()
     ordered["misses"] = missed & ~ordered["patient"].where(missed).duplicated()
     counts = ordered.groupby("p_abnormal")[["patients", "misses"]].sum().cumsum()
+    aside = ordered["p_abnormal"].quantile(_LOOKS, interpolation="lower")
     return any(
-        wilson(patients - misses, patients)[0] >= npv
-        for patients, misses in counts.to_numpy(int).tolist()
+        wilson(patients - misses, patients, 1 - 0.05 / len(_LOOKS))[0] >= npv
+        for patients, misses in counts.loc[aside].to_numpy(int).tolist()
     )
 
 

@@ -105,8 +105,10 @@ def _without_width(
     return {}
 
 
-def wilson(successes: int, patients: int) -> tuple[float | None, float | None]:
-    """Wilson's 95% interval of a share (1927), as scipy computes it; None without patients.
+def wilson(
+    successes: int, patients: int, confidence: float = 0.95
+) -> tuple[float | None, float | None]:
+    """Wilson's interval of a share (1927), as scipy computes it; None without patients.
 
     Example:
         >>> [round(end, 3) for end in wilson(successes=60, patients=60)]
@@ -114,7 +116,7 @@ def wilson(successes: int, patients: int) -> tuple[float | None, float | None]:
     """
     if not patients:
         return None, None
-    low, high = binomtest(successes, patients).proportion_ci(method="wilson")
+    low, high = binomtest(successes, patients).proportion_ci(confidence, method="wilson")
     return float(low), float(high)
 
 

@@ -45,6 +45,19 @@ _OF_RULES = ("auroc", "auprc", "sensitivity", "specificity")
 _CURVE_POINTS = 200  # per ROC curve in metrics.json; areas are computed before thinning
 
 
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """How many images, studies and patients a test set has.
+
+    Args:
+        counts: the key ``counts`` of `evaluate`.
+
+    Example:
+        >>> describe_counts({"images": 1200, "studies": 40, "patients": 30, "part_ruled_out": 0})
+        '1,200 images, 40 studies, 30 patients'
+    """
+    return ", ".join(f"{counts[unit]:,} {unit}" for unit in ("images", "studies", "patients"))
+
+
 def evaluate(
     predictions: pd.DataFrame, threshold: float = 0.5, bootstrap: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:

@@ -124,19 +124,19 @@ class Cases:
 
 
 def kind_of(label: str, predicted: str) -> str:
-    """Right or wrong: right abnormal, right normal, missed, false alarm or wrong body part.
+    """True or false positive or negative, by the abnormality, or "wrong body part".
 
     The last one has the abnormality right.
 
     Example:
         >>> kind_of("Abnormal-HAND", "Normal-HAND"), kind_of("Normal-HAND", "Normal-WRIST")
-        ('missed', 'wrong body part')
+        ('false negative', 'wrong body part')
     """
     if label == predicted:
-        return "right abnormal" if is_abnormal(label) else "right normal"
+        return "true positive" if is_abnormal(label) else "true negative"
     if is_abnormal(label) == is_abnormal(predicted):
         return "wrong body part"
-    return "missed" if is_abnormal(label) else "false alarm"
+    return "false negative" if is_abnormal(label) else "false positive"
 
 
 class Browser:
@@ -158,7 +158,7 @@ class Browser:
     def __init__(self, cases: Cases) -> None:
         """Show the first error, or the first case where there is none."""
         self.cases = cases
-        self._errors = np.flatnonzero(~cases.rows["kind"].str.startswith("right"))
+        self._errors = np.flatnonzero(~cases.rows["kind"].str.startswith("true"))
         start = int(self._errors[0]) if len(self._errors) else 0
         titles = [(f"{n + 1}. {cases.title(n)}", n) for n in range(len(cases))]
         methods = methods_of(cases.model)

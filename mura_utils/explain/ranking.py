@@ -44,11 +44,12 @@ def beats(
 
     Returns:
         Rows (method, target): True where the interval of the mean difference lies above 0; None
-        where no image has both scores, or the method has no such baseline.
+        where too few patients have both scores (`summary.FEWEST`), or the method has no such
+        baseline.
     """
     lead = summarize(scores, [column], bootstrap, baseline).droplevel("score")
     verdict = (lead["low"] > 0).astype(object)
-    verdict[lead["value"].isna()] = None
+    verdict[lead["low"].isna()] = None
     keys = scores[["method", "target"]].drop_duplicates()
     return verdict.reindex(pd.MultiIndex.from_frame(keys)).where(lambda known: known.notna(), None)
 

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import pandas as pd
 
-from mura_utils.explain.methods.common import once_a_model
 from mura_utils.explain.similarity import rank_correlation, structural_similarity
 from mura_utils.explain.summary import mean_intervals
+from mura_utils.network.once import once_a_model
 
 MapsOf = Callable[[keras.Model, np.ndarray], Mapping[tuple[str, str], np.ndarray]]
 """A network and images (N, S, S, 1) -> (method, target) -> maps (N, S, S) in [0, 1]."""
@@ -116,7 +116,7 @@ def judge(compared: pd.DataFrame, patients: pd.Series, bootstrap: int = 1000) ->
 
     Returns:
         Rows (method, target): images, value, low, high (of the rank correlation), ssim, unrelated
-        (mean rank correlation of unrelated maps), limit, passes.
+        (mean rank correlation of unrelated maps), limit, passes (None: too few images to tell).
     """
     key = ["method", "target"]
     random = compared[compared["share"] == 1]
@@ -126,7 +126,8 @@ def judge(compared: pd.DataFrame, patients: pd.Series, bootstrap: int = 1000) ->
     unrelated = compared[compared["layer"] == "unrelated"].groupby(key)["rank_correlation"].mean()
     table["unrelated"] = unrelated
     table["limit"] = (1 + table["unrelated"]) / 2
-    return table.assign(passes=table["high"] < table["limit"]).reindex(
+    passes = (table["high"] < table["limit"]).astype(object)
+    return table.assign(passes=passes.where(table["high"].notna(), None)).reindex(
         pd.MultiIndex.from_frame(compared[key].drop_duplicates())
     )
 

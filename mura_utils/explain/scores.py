@@ -21,6 +21,9 @@ MARGIN = 0.03
 SCORES = ["pointing_game", "pointing_game_margin", "energy_in_mask", "auprc", "iou"]
 """Columns of `score_heatmaps`; more is better in all of them."""
 
+HITS = ("pointing_game", "pointing_game_margin")
+"""Those that are 1 or 0 for each image."""
+
 _LEVELS = np.linspace(0.05, 0.95, 19)
 
 

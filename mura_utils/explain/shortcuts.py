@@ -193,14 +193,14 @@ def audit(measured: pd.DataFrame, patients: pd.Series, bootstrap: int = 1000) ->
     Returns:
         One row a region: images, area, change, size, elsewhere, excess, low and high (of the
         excess), the shares of heat, and used: the interval of the excess lies above 0 and the mean
-        change of P(abnormal) is at least `MATTERS`.
+        change of P(abnormal) is at least `MATTERS`; None where too few patients have the region.
     """
     rows = {}
     for region, part in measured.groupby("region", sort=False):
         numbers = part.drop(columns=["image", "region"])
         excess = mean_intervals(part[["excess"]], part["image"].map(patients), bootstrap)
         low, high = excess.loc["excess", ["low", "high"]]
-        used = bool(low > 0 and part["size"].mean() >= MATTERS)
+        used = bool(low > 0 and part["size"].mean() >= MATTERS) if np.isfinite(low) else None
         rows[region] = {
             "images": len(part),
             **numbers.mean(),

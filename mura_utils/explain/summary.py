@@ -9,10 +9,18 @@ import pandas as pd
 
 from mura_utils.evaluation.confusion import ratio
 from mura_utils.evaluation.intervals import Weights, draw_patients, resampled
+from mura_utils.explain.scores import HITS
+
+FEWEST = 5
+"""Patients; the bootstrap of fewer says nothing, as each resample is likely to be one of few."""
 
 
 def mean_intervals(
-    scores: pd.DataFrame, patients: pd.Series, bootstrap: int = 1000, seed: int = 0
+    scores: pd.DataFrame,
+    patients: pd.Series,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    hits: bool = False,
 ) -> pd.DataFrame:
     """The mean of each column over images, with a 95% interval over patients.
 
@@ -21,15 +29,21 @@ def mean_intervals(
         patients: of the same rows.
         bootstrap: resamples of the patients.
         seed: of the resamples.
+        hits: whether each value is 1 or 0. Then Wilson's interval stands in where all are alike, as
+            in `evaluation.intervals.resampled`, however few the patients are.
 
     Returns:
-        One row a column: images (that are scored), value, low, high; NaN where there is none.
+        One row a column: images (that are scored), value, low, high; NaN where there is none, and
+        no interval where fewer than `FEWEST` patients have a scored image.
 
     Example:
-        >>> scores = pd.DataFrame({"hit": [1.0, 1.0, 0.0, np.nan]})
-        >>> mean_intervals(scores, pd.Series(["1", "1", "2", "2"])).round(2)
+        >>> scores = pd.DataFrame({"hit": [1.0, 1.0, 1.0, 0.0, 0.0, np.nan]})
+        >>> mean_intervals(scores, pd.Series([*"123456"])).round(2)
              images  value  low  high
-        hit       3   0.67  0.0   1.0
+        hit       5    0.6  0.2   1.0
+        >>> mean_intervals(scores[:2], pd.Series(["1", "2"]), hits=True).round(2)
+             images  value   low  high
+        hit       2    1.0  0.34   1.0
     """
     values = scores.to_numpy(float)
     known = np.isfinite(values).astype(float)
@@ -43,10 +57,15 @@ def mean_intervals(
     if scores.empty:
         return table.assign(value=np.nan, low=np.nan, high=np.nan)
     known_patients, draws = draw_patients(patients, bootstrap, seed)
-    found = resampled(measure, draws, known_patients.get_indexer(patients))
+    counts = pd.DataFrame(known > 0).groupby(np.asarray(patients)).any().sum().to_numpy()
+    shares = {column: [rows > 0] for column, rows in enumerate(known.T)} if hits else None
+    found = resampled(measure, draws, known_patients.get_indexer(patients), shares)
     for bound in ("value", "low", "high"):
         table[bound] = [found[column][bound] for column in range(len(table))]
-    return table.astype(dict.fromkeys(("value", "low", "high"), float))
+    table = table.astype(dict.fromkeys(("value", "low", "high"), float))
+    wilson = [found[column].get("interval") == "wilson" for column in range(len(table))]
+    table.loc[(counts < FEWEST) & ~np.array(wilson), ["low", "high"]] = np.nan
+    return table
 
 
 def wide(scores: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -86,7 +105,8 @@ def summarize(
         values = wide(scores, column)
         if baseline:
             values = _lead(values, baseline)
-        tables[column] = mean_intervals(values, patients.loc[values.index], bootstrap)
+        hits = column in HITS and not baseline
+        tables[column] = mean_intervals(values, patients.loc[values.index], bootstrap, hits=hits)
     return pd.concat(tables, names=["score"])
 
 
@@ -123,7 +143,7 @@ def by_group(
     tables = {}
     for name, group in groups.items():
         for value, part in scores.dropna(subset=column).groupby(group, observed=True):
-            found = mean_intervals(part[[column]], part["patient"], bootstrap)
+            found = mean_intervals(part[[column]], part["patient"], bootstrap, hits=column in HITS)
             tables[name, str(value)] = found.loc[column]
     if not tables:
         return pd.DataFrame(columns=["images", "value", "low", "high"])
@@ -139,15 +159,17 @@ def as_text(summary: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
         >>> as_text(pd.DataFrame({"value": [0.5], "low": [0.25], "high": [0.75]}, index)).iloc[0, 0]
         '0.50 [0.25, 0.75]'
     """
-    cells = [
-        f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
-        if np.isfinite(row.value)
-        else "–"
-        for row in summary.itertuples()
-    ]
-    text = pd.Series(cells, summary.index)
+    bounds = summary[["value", "low", "high"]].itertuples(index=False)
+    text = pd.Series([_cell(*each, digits) for each in bounds], summary.index)
     table = text.unstack("score", sort=False)
     return table[list(dict.fromkeys(summary.index.get_level_values("score")))]
+
+
+def _cell(value: float, low: float, high: float, digits: int) -> str:
+    if not np.isfinite(value):
+        return "–"
+    interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) else ""
+    return f"{value:.{digits}f}{interval}"
 
 
 def thirds(values: pd.Series) -> pd.Series:

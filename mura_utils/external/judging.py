@@ -15,6 +15,7 @@ from mura_utils.errors import UserError
 from mura_utils.evaluation import (
     LEVELS,
     PREDICTION_COLUMNS,
+    describe_counts,
     evaluate,
     metric_text,
     metrics_table,
@@ -250,8 +251,7 @@ def _judge(predictions: pd.DataFrame, binary: bool, threshold: float, resamples:
 def _show(metrics: Mapping[str, Metrics]) -> None:
     """Print counts, and the metrics of each set in a column of its own."""
     for name, of in metrics.items():
-        counts = ", ".join(f"{count:,} {unit}" for unit, count in of["counts"].items())
-        logger.info(f"{name}: {counts}.")
+        logger.info(f"{name}: {describe_counts(of['counts'])}.")
     resamples = next(iter(metrics.values()))["bootstrap"]["resamples"]
     logger.info(f"With 95% intervals over patients, {resamples:,} resamples:")
     logger.info(side_by_side(metrics).to_string())

@@ -11,11 +11,15 @@ import numpy as np
 
 from mura_utils.data.dataset import Images
 from mura_utils.network.heads import FINDING
+from mura_utils.network.once import once_a_model
+
+_AT_ONCE = 1024  # images, of which copies are in memory
 
 ZOOM = 1.5
 """How many times as large the second look shows a region; chosen on validation images."""
 
 
+@once_a_model
 def with_finding(model: keras.Model) -> keras.Model:
     """The same network with one more output: the attention map that masks have taught."""
     return keras.Model(model.inputs, [*model.outputs, model.get_layer(FINDING).output])
@@ -94,13 +98,19 @@ def answer(
         (n, K) float32.
     """
     step = -1 if mirrored else 1
+    larger = images.pixels_at(fine_side(images.size)) if second_look else None
 
-    def ask(network: keras.Model, pixels: np.ndarray):
-        return network.predict(images.inputs(rows, pixels), batch_size, verbose=0)
+    def answer_some(some: np.ndarray) -> np.ndarray:
+        def ask(network: keras.Model, pixels: np.ndarray):
+            return network.predict(images.inputs(some, pixels), batch_size, verbose=0)
 
-    pixels = images.pixels[rows][:, :, ::step]
-    if not second_look:
-        return ask(model, pixels)
-    first, attention = ask(with_finding(model), pixels)
-    fine = images.pixels_at(fine_side(images.size))[rows][:, :, ::step]
-    return (first + ask(model, look_closer(fine, attention, images.size))) / 2
+        pixels = images.pixels[some][:, :, ::step]
+        if larger is None:
+            return ask(model, pixels)
+        first, attention = ask(with_finding(model), pixels)
+        closer = look_closer(larger[some][:, :, ::step], attention, images.size)
+        return (first + ask(model, closer)) / 2
+
+    together = batch_size * max(1, _AT_ONCE // batch_size)
+    starts = range(0, max(1, len(rows)), together)
+    return np.concatenate([answer_some(rows[start : start + together]) for start in starts])

@@ -153,6 +153,8 @@ def read_hub_file(model: keras.Model, path: Path) -> None:
             positions = len(file[_POSITIONS])
         hub = _hub_backbone(size, side=PATCH * round((positions - 1) ** 0.5))
         hub.load_weights(path)
+    except UserError:
+        raise
     except (KeyError, OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(

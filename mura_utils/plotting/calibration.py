@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from mura_utils.plotting.style import (
     ABNORMALITIES,
@@ -79,7 +80,7 @@ def risk_coverage(record: Mapping[str, Any]) -> Figure:
     ax.set(xlim=(0, 1.02), ylim=(-0.02 * top, 1.05 * top))
     ax.set(xlabel="share of the images that is answered", ylabel="error rate among them")
     ax.xaxis.set_major_formatter("{x:.0%}")
-    ax.yaxis.set_major_formatter("{x:.0%}")
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
     rates = {f"{entry.share:.0%}": entry.value for entry in shares.itertuples()}
     return with_alt_text(
         fig, f"Error rate by share of images answered: {comma_list(rates, '{:.1%}')}."

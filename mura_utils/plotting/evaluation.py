@@ -153,7 +153,7 @@ def prediction_grid(
     columns = min(len(images), 4)
     rows = -(-len(images) // columns)
     right = sum(t == p for t, p in zip(true, predicted, strict=True))
-    fig = new_figure(0.5 + 2.1 * rows, f"{right} of {len(images)} right")
+    fig = new_figure(0.5 + 2.1 * rows, f"{right} of {len(images)} predicted correctly")
     axes = add_panels(fig, rows, columns)
     for ax, image, truth, answer, probability in zip(
         axes[: len(images)], images, true, predicted, probabilities, strict=True
@@ -166,7 +166,7 @@ def prediction_grid(
             ax.spines[:].set(color=WRONG, linewidth=3)
     for ax in axes[len(images) :]:
         ax.set_axis_off()
-    return with_alt_text(fig, f"{len(images)} radiographs, {right} of them predicted right.")
+    return with_alt_text(fig, f"{len(images)} radiographs, {right} of them predicted correctly.")
 
 
 def _levels(

@@ -80,14 +80,15 @@ def randomization_curves(compared: pd.DataFrame) -> Figure:
         apart = compared[compared["layer"] == "unrelated"].groupby(key, sort=False)[column].mean()
         for number, ((method, target), part) in enumerate(means.groupby(key, sort=False)):
             color = _LINES[number % len(_LINES)]
-            start = pd.DataFrame({"share": [0.0], column: [1.0]})
-            line = pd.concat([start, part[["share", column]]]) * [100, 1]
+            line = [1.0, *part[column]]
             style = "-" if number < len(_LINES) else "--"
-            ax.plot(*line.to_numpy().T, f"o{style}", color=color, label=method, markersize=4)
-            ax.plot(106, apart[method, target], "D", color=color, markersize=5, clip_on=False)
-            ends.append(f"{method}, {label}: {line[column].iloc[-1]:.2f}")
-        ax.set(xlabel="random layers, from the top (%)", ylabel=label, ylim=(None, 1.05))
-        ax.set_xticks([0, 50, 100])
+            ax.plot(line, f"o{style}", color=color, label=method, markersize=4)
+            after = len(line) - 0.6
+            ax.plot(after, apart[method, target], "D", color=color, markersize=5, clip_on=False)
+            ends.append(f"{method}, {label}: {line[-1]:.2f}")
+        shares = means["share"].drop_duplicates().iloc[1:]
+        ax.set(xlabel="random layers, from the top", ylabel=label, ylim=(None, 1.05))
+        ax.set_xticks(range(len(shares) + 2), ["none", "classifier", *map("{:.0%}".format, shares)])
         ax.axhline(0, color=OTHER, linewidth=0.8)
     handles, labels = axes[0].get_legend_handles_labels()
     (diamond,) = axes[0].plot([], [], "D", color=OTHER, markersize=5)

@@ -34,14 +34,14 @@ def unfamiliar(test: np.ndarray, foreign: np.ndarray, limit: float) -> Figure:
     (ax,) = add_panels(fig, 1, 1)
     both = np.concatenate([test, foreign, [limit]]).clip(_LEAST)
     edges = np.geomspace(0.95 * both.min(), 1.05 * both.max(), _BINS + 1)
-    groups = {"test": (test, SPLITS["test"]), "no bone radiograph": (foreign, OTHER)}
+    groups = {"test": (test, SPLITS["test"]), "foreign or altered": (foreign, OTHER)}
     for name, (scores, color) in groups.items():
         shares = np.full(len(scores), 1 / len(scores))
         label = f"{name} ({thousands(len(scores), 'image')})"
         drawn = np.clip(scores, _LEAST, None)
         ax.hist(drawn, edges, weights=shares, color=color, alpha=0.7, label=label)
     ax.axvline(max(limit, _LEAST), color=OURS, linestyle="--", label=f"limit {limit:.2f}")
-    ax.set(xscale="log", xlabel="score", ylabel="share of the images")
+    ax.set(xscale="log", xlabel="score (log scale)", ylabel="share of the images")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())

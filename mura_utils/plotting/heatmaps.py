@@ -111,7 +111,7 @@ def heatmap_grid(
     """
     columns = min(len(images), 6)
     rows = -(-len(images) // columns)
-    fig = new_figure(0.5 + 1.65 * rows, title)
+    fig = new_figure(0.5 + min(9.9 / columns, 2.8) * rows, title)
     axes = add_panels(fig, rows, columns)
     for ax, image, heat, mask, text in zip(
         axes[: len(images)], images, heatmaps, masks, titles, strict=True

@@ -7,11 +7,12 @@ chosen there, and on another machine there is no such kernel, or one without thi
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class _Kernel(AsyncKernelManager):
     """A kernel of this Python; papermill makes the one instance of an execution itself."""
 
     latest: _Kernel | None = None
+    interrupted = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -38,7 +40,17 @@ class _Kernel(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
+        if _Kernel.interrupted:
+            raise RuntimeError("interrupted before its kernel started")
         return _spec()
+
+    @classmethod
+    def kill_latest(cls) -> None:
+        """End the kernel of the execution, if it runs."""
+        provisioner = cls.latest and cls.latest.provisioner
+        if provisioner is not None and provisioner.has_process:
+            with suppress(ProcessLookupError):
+                os.kill(provisioner.pid, signal.SIGKILL)
 
 
 class _CheckedKernel(KernelManager):
@@ -100,6 +112,7 @@ def execute(
         RuntimeError: the kernel did not start.
         OSError: the notebook cannot be written.
     """
+    _Kernel.latest, _Kernel.interrupted = None, False
     with _surroundings(target.parent), ThreadPoolExecutor(1) as pool:
         # In a thread, as in the main one nbclient takes Ctrl-C for a kernel that died.
         execution = pool.submit(
@@ -117,9 +130,10 @@ def execute(
         try:
             execution.result()
         except KeyboardInterrupt:
-            kernel = _Kernel.latest
-            if kernel is not None and kernel.provisioner is not None:
-                os.kill(kernel.provisioner.pid, 9)
+            _Kernel.interrupted = True
+            while not execution.done():
+                _Kernel.kill_latest()
+                wait([execution], timeout=0.1)
             raise
 
 

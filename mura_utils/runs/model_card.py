@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mura_utils.data.sources import SOURCES
-from mura_utils.evaluation import LEVELS, metric_text, metrics_table
+from mura_utils.evaluation import LEVELS, describe_counts, metric_text, metrics_table
 from mura_utils.labels import ABNORMAL
 from mura_utils.paths import read_json, read_table, reading, write_text
 from mura_utils.runs.claim import FOR_YOU, TITLE, checklist
@@ -236,7 +236,7 @@ class _Card:
         )
 
     def tested(self) -> str:
-        return ", ".join(f"{count:,} {unit}" for unit, count in self.metrics["counts"].items())
+        return describe_counts(self.metrics["counts"])
 
     def uncertainty(self) -> str:
         bootstrap = self.metrics["bootstrap"]

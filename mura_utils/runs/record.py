@@ -68,21 +68,21 @@ def refuse_changes(
     if parameter is not None:
         raise UserError(
             f"{parameter} = {shown(given[parameter])}, but the run {name} was made with "
-            f"{shown(_made_with(record)[parameter])} in notebook {owner(parameter)}: start again "
+            f"{shown(made_with(record)[parameter])} in notebook {owner(parameter)}: start again "
             "from there, or choose another name."
         )
 
 
 def first_change(given: Mapping[str, Any], record: Mapping[str, Any], number: str) -> str | None:
     """The first parameter of a notebook before `number` that differs from a run's record."""
-    before = _made_with(record)
+    before = made_with(record)
     for parameter, value in given.items():
         if owner(parameter) < number and before[parameter] != value:
             return parameter
     return None
 
 
-def _made_with(record: Mapping[str, Any]) -> dict[str, Any]:
+def made_with(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of an earlier version may lack a parameter: it ran as today's default does."""
     return {**Experiment().model_dump(), **record}
 
@@ -98,11 +98,17 @@ def refuse_seen(folder: Path, weights: Path) -> None:
 
     Raises:
         UserError: a test image was the earlier run's training or validation image, or a validation
-            image its training image.
+            image its training image; or the content of images is not known.
     """
     if not all(weights.with_name(name).is_file() for name in ("manifest.csv", "splits.csv")):
         return
     here, there = (_contents(each) for each in (folder, weights.parent))
+    for run, contents in ((folder, here), (weights.parent, there)):
+        if "" in set().union(*contents.values()):
+            raise UserError(
+                f"weights: whether {weights} has learned from this run's images is not known, as "
+                f"notebook 01 of {run.name} has opened no file: give read_pixels = True there."
+            )
     learned = set(there["train"])
     seen = {
         "validation": learned & set(here["validation"]),

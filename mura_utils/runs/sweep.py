@@ -27,6 +27,7 @@ from mura_utils.runs.pipeline import discard, require_inputs, resolve_experiment
 from mura_utils.runs.record import (
     completed,
     first_change,
+    made_with,
     read_record,
     refuse_changes,
     require,
@@ -161,8 +162,8 @@ def _locate(experiment: Experiment, path: Path, start: str, stop: str) -> SweepR
     if parameter is not None:
         raise UserError(
             f"{path.name}: {parameter} = {values[parameter]!r}, but the run {experiment.name} was "
-            f"made with {record[parameter]!r}: choose another name in that file, or remove "
-            f"{folder}."
+            f"made with {made_with(record)[parameter]!r}: choose another name in that file, or "
+            f"remove {folder}."
         )
     return SweepRun(experiment, missing, stop)
 

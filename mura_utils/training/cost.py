@@ -13,7 +13,12 @@ from mura_utils.training.fitting import Training
 
 
 def describe_cost(
-    model: keras.Model, images: Images, fitted: Training, stored: frozen.Plan, exp6: keras.Model
+    model: keras.Model,
+    images: Images,
+    fitted: Training,
+    stored: frozen.Plan,
+    extracted: frozen.Extraction,
+    exp6: keras.Model,
 ) -> pd.DataFrame:
     """Hardware, software and cost of a run and of the report's exp6, as text; "–" is not known.
 
@@ -25,6 +30,7 @@ def describe_cost(
         images: what it was trained on.
         fitted: the training.
         stored: whether the frozen part was computed once.
+        extracted: that computation; its seconds are those of this call of `frozen.extract`.
         exp6: the report's network.
     """
     epochs, seen = len(fitted.history), len(images.positions("train", "validation"))
@@ -36,6 +42,7 @@ def describe_cost(
         "epochs": f"{epochs:,}",
         "10⁹ multiply-adds, every layer in every epoch": _billions(each * seen * epochs),
         "10⁹ multiply-adds, as computed": _billions(each * _passes(seen * epochs, stored)),
+        "seconds of computing the frozen part": f"{extracted.seconds:,.0f}",
         "seconds of training": f"{fitted.seconds:,.0f}",
     }
     theirs_seen = report.SPLIT_IMAGES["train"] + report.SPLIT_IMAGES["validation"]

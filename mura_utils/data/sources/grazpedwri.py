@@ -28,6 +28,7 @@ from mura_utils.data.sources.files import (
     walk_files,
 )
 from mura_utils.data.sources.listing import Listing, Source, make_listing, remark
+from mura_utils.data.sources.table_columns import OLDEST
 from mura_utils.data.sources.tables import (
     Table,
     drop_repeated,
@@ -180,7 +181,7 @@ def wrist_attributes(root: Path, paths: Sequence[str]) -> pd.DataFrame:
     found = {}
     if "age" in cells:
         years = pd.to_numeric(cells["age"], errors="coerce")
-        found["age"] = years.where(years.between(0, 130)).astype(float)
+        found["age"] = years.where(years.between(0, OLDEST)).astype(float)
     if "gender" in cells:
         sex = cells["gender"].str.upper()
         found["sex"] = sex.where(sex.isin([*"FMO"]))

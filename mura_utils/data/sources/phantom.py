@@ -62,9 +62,10 @@ def phantom_mask(root: Path | str, path: str) -> np.ndarray | None:
 
 
 def phantom_attributes(root: Path, paths: Sequence[str]) -> pd.DataFrame:
-    """What is known of each image: finding, severity, age and sex; older sets lack the last two.
+    """What is known of each image: finding, severity, lookalike, age and sex.
 
-    They stand in abnormalities.csv and patients.csv, the latter by the patient's folder.
+    They stand in abnormalities.csv, lookalikes.csv and, by the patient's folder, patients.csv;
+    older sets lack the last two.
 
     Raises:
         UserError: a table is damaged.
@@ -73,6 +74,10 @@ def phantom_attributes(root: Path, paths: Sequence[str]) -> pd.DataFrame:
     drawn = _table(root / "abnormalities.csv", "path", ["kind", "severity"])
     if drawn is not None:
         known = drawn.rename(columns={"kind": "finding"}).reindex(paths)
+    alike = _table(root / "lookalikes.csv", "path", ["lookalikes"])
+    if alike is not None:
+        said = alike["lookalikes"].reindex(paths).fillna("none").str.replace(";", ", ")
+        known = known.assign(lookalike=said.to_numpy(object))
     people = _table(root / PEOPLE, "patient", ["age", "sex"])
     if people is not None:
         said = people.reindex([PurePosixPath(path).parts[-3] for path in paths])

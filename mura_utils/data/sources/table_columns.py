@@ -50,7 +50,8 @@ _SEXES = (
     | dict.fromkeys(("o", "other", "diverse"), "O")
 )
 _YEARS = {"": 1, "y": 1, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
-_OLDEST = 130
+OLDEST = 130
+"""Years of age that are believed."""
 _MOST_VALUES = 5  # to show of a column
 
 
@@ -211,7 +212,7 @@ def ages(cells: pd.Series) -> pd.Series:
     """
     parts = cells.str.lower().str.extract(r"^(?P<number>\d+(?:[.,]\d*)?)\s*(?P<unit>[ymwd]?)$")
     years = parts["number"].str.replace(",", ".").astype(float) * parts["unit"].map(_YEARS)
-    return years.where(years <= _OLDEST)
+    return years.where(years <= OLDEST)
 
 
 def sexes(cells: pd.Series) -> pd.Series:

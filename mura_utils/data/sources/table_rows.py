@@ -77,8 +77,13 @@ def known_images(root: Path) -> pd.DataFrame:
     Raises:
         UserError: as `read_images`.
     """
-    status = meaning.find_table(root).stat()
+    status = _find_table(root, root.stat().st_mtime_ns if root.is_dir() else 0).stat()
     return _read_version(root, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=2)
+def _find_table(root: Path, _time: int) -> Path:
+    return meaning.find_table(root)
 
 
 @functools.lru_cache(maxsize=2)

@@ -7,10 +7,7 @@ all layers with the model, so nothing is cloned and no activation is swapped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
 from importlib.util import find_spec
-from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -19,24 +16,10 @@ import tensorflow as tf
 from mura_utils.errors import UserError
 from mura_utils.explain.targets import Target
 from mura_utils.network.backbone import FEATURES
-
-T = TypeVar("T")
+from mura_utils.network.once import once_a_model
 
 CHUNK = 16
 """Images at once: bounds the memory of the gradients."""
-
-
-def once_a_model(build: Callable[[keras.Model], T]) -> Callable[[keras.Model], T]:
-    """Keep what is built for a model as long as the model lives, because tracing takes seconds."""
-    built: WeakKeyDictionary[keras.Model, T] = WeakKeyDictionary()
-
-    @wraps(build)
-    def get(model: keras.Model) -> T:
-        if model not in built:
-            built[model] = build(model)
-        return built[model]
-
-    return get
 
 
 @once_a_model

@@ -19,13 +19,13 @@ from mura_utils.explain.methods.common import (
     CHUNK,
     checked,
     chunks,
-    once_a_model,
     to_heatmaps,
     traced,
 )
 from mura_utils.explain.methods.rollout import attention_rollout
 from mura_utils.explain.targets import Target
 from mura_utils.network.backbone import FEATURES
+from mura_utils.network.once import once_a_model
 from mura_utils.network.vision_transformer import attention_scores
 
 _Differentiate = Callable[[tf.Tensor, tf.Tensor], tuple[list, list, list]]
