@@ -31,7 +31,9 @@ def run(
         list[str] | None,
         typer.Option("-p", "--parameter", metavar="key=value", help="replaces the file's value"),
     ] = None,
-    name: Annotated[str, typer.Option(help="the run's folder in runs/")] = "",
+    name: Annotated[
+        str | None, typer.Option(help="the run's folder in runs/", show_default=False)
+    ] = None,
     start: Annotated[str, typer.Option("--from", help="first notebook, e.g. 05")] = "01",
     stop: Annotated[str, typer.Option("--to", help="last notebook, e.g. 06")] = "07",
     overwrite: Annotated[bool, typer.Option(help="replace a run of this name")] = False,
@@ -40,7 +42,7 @@ def run(
     from mura_utils.runs.pipeline import resolve_experiment, run_experiment
 
     changes = _changes(parameter or [])
-    if name:
+    if name is not None:
         changes["name"] = name
     start, stop = start.zfill(2), stop.zfill(2)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the kernel, as Ctrl-C does
@@ -143,6 +145,8 @@ def compare(
             raise UserError(f"--paired compares two trained runs; {len(folders)} are given.")
         differences, line = comparison.compare_on_same_images(*folders)
     table = comparison.compare(folders)
+    if table["source"].nunique() > 1:
+        typer.echo("These runs are of different data: see the row source.", err=True)
     width = shutil.get_terminal_size((200, 24)).columns
     typer.echo(comparison.format_table(table).T.to_string(line_width=width))
     differing = comparison.differing_parameters(folders)[table.index]

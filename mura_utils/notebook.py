@@ -27,6 +27,7 @@ from mura_utils.paths import read_json, read_table, runs_dir
 from mura_utils.runs.record import (
     NOTEBOOKS,
     begin,
+    completed,
     lock,
     read_record,
     refuse_changes,
@@ -143,6 +144,8 @@ def _begin(notebook: str, given: Mapping[str, Any], folder: Path) -> Experiment:
     experiment = validate_parameters({**record, **given}, notebook)
     if number == "05" and is_network(experiment.weights):
         refuse_seen(folder, weights_file(experiment))
+    if later := [name for name in completed(folder) if name >= notebook]:
+        print(f"The run {folder.name} had completed {later[-1]}: run {notebook} to there again.")
     begin(folder, experiment, notebook)
     return experiment
 

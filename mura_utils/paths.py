@@ -157,10 +157,12 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        UserError: the file is not JSON.
+        UserError: the file is missing, or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run what writes it again.") from None
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not JSON ({error}): it was changed after it was written; run what wrote it "

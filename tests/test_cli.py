@@ -59,7 +59,7 @@ def mura(monkeypatch, capfd):
         (["sweep", "demo", "--cpus", "2"], "they need --ray"),
         (["sweep", "demo", "--from", "5", "--to", "3"], "--from 05 comes after --to 03"),
         (["report", "--run", "nothing"], "There is no run 'nothing'"),
-        (["compare", "exp1"], "There is no trained run (exp1: not trained)"),
+        (["compare", "exp1"], "There is no trained run (exp1: there is no such run)"),
         (["evaluate", "--run", "exp6"], "Give --run and --data"),
         (["evaluate", "--predictions", "a.csv", "--binary"], "or --predictions with --threshold"),
         (["evaluate", "--run", "nothing", "--data", "."], "There is no trained run 'nothing'"),

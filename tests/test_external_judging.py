@@ -154,6 +154,14 @@ def test_the_threshold_is_the_runs_operating_point(run, tree, said):
     )
 
 
+def test_a_run_is_no_folder_to_write_to(run, tree):
+    folder = run()
+    before = (folder / "state.json").read_text()
+    with pytest.raises(UserError, match="is a run, whose own metrics.json would be replaced"):
+        evaluate_run(folder, tree, out=folder)
+    assert (folder / "state.json").read_text() == before
+
+
 def test_an_untested_run_has_no_internal_numbers(run, tree, said):
     folder = run()
     write_json(folder / "operating_point.json", {"rule": "old", "threshold": 0.25})

@@ -146,11 +146,15 @@ def test_folders_that_are_no_trained_run_are_named(tmp_path):
     (runs_dir() / "begun").mkdir()
     folders, left_out = find_runs(["mine", trained, "begun", tmp_path / "nothing"])
     assert folders == [trained]
-    assert left_out == {"begun": "not trained", str(tmp_path / "nothing"): "not trained"}
+    assert left_out == {"begun": "not trained", str(tmp_path / "nothing"): "there is no such run"}
     folders, left_out = find_runs(["mine", "9" * 5000])
     assert folders == [trained] and "names no run (File name too long)" in left_out["9" * 5000]
-    with pytest.raises(UserError, match=r"\(begun: not trained; other: not trained\)"):
+    with pytest.raises(UserError, match=r"\(begun: not trained; other: there is no such run\)"):
         find_runs(["begun", "other"])
+    tested = train("tested", test=0.5)
+    (tested / "metrics.json").unlink()
+    _, left_out = find_runs(["mine", "tested"])
+    assert left_out["tested"].endswith("metrics.json is missing: run what writes it again.")
     with pytest.raises(UserError, match="no trained run"):
         compare([])
 

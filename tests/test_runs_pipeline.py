@@ -105,6 +105,24 @@ def test_a_used_name_is_refused_and_replaced_only_when_asked(instant):
     assert not (folder / "mine.txt").exists()
 
 
+def test_a_run_is_not_replaced_for_data_that_is_not_there(instant):
+    folder = run(stop="01")
+    (folder / "model.keras").write_text("trained")
+    with pytest.raises(UserError, match=r"data_dir: /typo is no folder: give the folder of the"):
+        run(overwrite=True, source="mura", data_dir="/typo")
+    assert (folder / "model.keras").read_text() == "trained"
+
+
+def test_what_the_file_says_differently_of_earlier_notebooks_is_said(instant, caplog):
+    run(stop="02", pca_image_size=32, image_size=64)
+    with caplog.at_level("INFO"):
+        run(start="02", stop="02", phantom_patients=360)
+        assert "not as in demo.yaml" not in caplog.text
+        experiment = pipeline.resolve_experiment("exp6", {"name": "mine"}, "02")
+    assert experiment.source == "phantom"
+    assert "As the run was made, and not as in exp6.yaml: data_dir, source." in caplog.text
+
+
 def test_a_weights_file_that_is_absent_stops_what_would_read_it_before_it_begins(instant):
     absent = str(runs_dir() / "nowhere.npz")
     with pytest.raises(UserError, match=r"nowhere\.npz is no file; give phantom, imagenet, none"):

@@ -48,8 +48,9 @@ def evaluate_file(path: Path, threshold: float | None = None, out: Path | None =
         out: folder for ``metrics.json``; None writes nothing.
 
     Raises:
-        UserError: the file is not understood.
+        UserError: the file is not understood; `out` is a run's folder.
     """
+    _refuse_run(out)
     defaults = Experiment()
     answers = read_answers(path)
     for remark in answers.remarks:
@@ -93,8 +94,9 @@ def evaluate_run(
 
     Raises:
         UserError: there is no such trained run, or no such data set; no body part corresponds; no
-            image is left.
+            image is left; `out` is a run's folder.
     """
+    _refuse_run(out)
     folder = require_trained(run)
     out = out or folder / "external" / root.name
     with working_in(folder):
@@ -239,6 +241,13 @@ def _to_keep(predictions: pd.DataFrame, binary: bool) -> pd.DataFrame:
         return predictions
     known = predictions[[*PREDICTION_COLUMNS]]
     return known.assign(**{P_ABNORMAL: sum_of_abnormal(predictions)})
+
+
+def _refuse_run(out: Path | None) -> None:
+    if out is not None and (out / "state.json").exists():
+        raise UserError(
+            f"--out {out} is a run, whose own metrics.json would be replaced: give another folder."
+        )
 
 
 def _judge(predictions: pd.DataFrame, binary: bool, threshold: float, resamples: int) -> Metrics:

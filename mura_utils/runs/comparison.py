@@ -73,7 +73,9 @@ def find_runs(arguments: Iterable[str | Path]) -> tuple[list[Path], dict[str, st
     for argument in arguments:
         try:
             folder = find_run(argument)
-            if not is_trained(folder):
+            if not folder.is_dir():
+                left_out[str(argument)] = "there is no such run"
+            elif not is_trained(folder):
                 left_out[str(argument)] = NOT_TRAINED
             elif folder not in folders:
                 _read(folder)

@@ -16,6 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 from mura_utils.errors import UserError
 from mura_utils.experiments import (
     Experiment,
+    data_root,
     experiment_file,
     owner,
     read_parameters,
@@ -63,6 +64,9 @@ def resolve_experiment(
     if start > "01":
         record = read_record(runs_dir() / experiment.name)
         kept = {key: value for key, value in record.items() if owner(key) < start}
+        given = values.keys() & kept.keys() - changes.keys()
+        if stays := sorted(key for key in given if values[key] != kept[key]):
+            logger.info(f"As the run was made, and not as in {path.name}: {', '.join(stays)}.")
         experiment = validate_parameters({**values, **kept, **changes}, where=path.name)
     return experiment
 
@@ -104,12 +108,15 @@ def run_experiment(
 
     Raises:
         UserError: the name is used, another process works in the run, there is nothing to go on
-            with, a parameter differs from what the run was made with, a weights file is absent, or
+            with, the data set's folder is absent, a parameter differs from what the run was made with, a weights file is absent, or
             no kernel starts. Nothing has been touched then.
         NotebookFailed: a notebook stopped; its executed part lies in the run's folder.
     """
     names = select_notebooks(start, stop)
     require_inputs(experiment, start, stop)
+    root = data_root(experiment)
+    if start == "01" and experiment.source != "phantom" and not root.is_dir():
+        raise UserError(f"data_dir: {root} is no folder: give the folder of the data set.")
     folder = runs_dir() / experiment.name
     _refuse(experiment, folder, names[0], overwrite)
     with working_in(folder):

@@ -149,12 +149,15 @@ def completed(folder: Path) -> list[str]:
     path = folder / "state.json"
     if not path.exists():
         return []
-    state = read_json(path)
+    try:
+        state = read_json(path)
+    except UserError:
+        state = None
     done = state.get("completed") if isinstance(state, dict) else None
     if not isinstance(done, list) or done != list(NOTEBOOKS[: len(done)]):
         raise UserError(
             f"{path} does not list the completed notebooks in order, as this series writes it; "
-            "restore it, or make the run again with --overwrite."
+            "restore it, or move the folder away and make the run again."
         )
     return done
 
