@@ -157,7 +157,7 @@ def test_the_threshold_is_the_runs_operating_point(run, tree, said):
 def test_a_run_is_no_folder_to_write_to(run, tree):
     folder = run()
     before = (folder / "state.json").read_text()
-    with pytest.raises(UserError, match="is a run, whose own metrics.json would be replaced"):
+    with pytest.raises(UserError, match=r"is a run, whose own metrics\.json would be replaced"):
         evaluate_run(folder, tree, out=folder)
     assert (folder / "state.json").read_text() == before
 

@@ -108,8 +108,8 @@ def run_experiment(
 
     Raises:
         UserError: the name is used, another process works in the run, there is nothing to go on
-            with, the data set's folder is absent, a parameter differs from what the run was made with, a weights file is absent, or
-            no kernel starts. Nothing has been touched then.
+            with, the data set's folder is absent, a parameter differs from what the run was made
+            with, a weights file is absent, or no kernel starts. Nothing has been touched then.
         NotebookFailed: a notebook stopped; its executed part lies in the run's folder.
     """
     names = select_notebooks(start, stop)
