@@ -50,6 +50,16 @@ def test_a_study_gets_what_its_images_share(tmp_path):
     assert table["megapixels"].unique().tolist() == ["0.005"]
 
 
+def test_what_looks_like_a_finding_is_known_of_phantoms(tmp_path):
+    images = phantom(tmp_path)
+    paths = images.rows["path"]
+    alike = ["cast", "cast", "growth plate;cast"]
+    table = pd.DataFrame({"path": paths[:3], "lookalikes": alike})
+    table.to_csv(tmp_path / "lookalikes.csv", index=False)
+    found = study_attributes(images, np.arange(4))["lookalike"]
+    assert found.to_dict() == {"x": "cast", "y": "several", "z": "none"}
+
+
 def test_only_the_studies_that_are_meant_are_looked_at(tmp_path):
     assert study_attributes(phantom(tmp_path), np.array([3])).index.tolist() == ["z"]
 

@@ -94,9 +94,10 @@ def group_rates(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     """Sensitivity and specificity by group, with intervals, one row of panels an attribute.
 
     Args:
-        frame: as returned by `evaluation.error_rates`; groups without a rate get none.
+        frame: as returned by `evaluation.error_rates`; groups without a rate are left out.
         names: of the attributes, for the panels.
     """
+    frame = frame[frame[[*_RATES]].notna().any(axis=1)]
     attributes = list(frame.groupby("attribute", sort=False))
     if not attributes:
         fig = new_figure(1)
@@ -110,6 +111,9 @@ def group_rates(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     said = []
     for row, (attribute, rows) in zip(axes, attributes, strict=True):
         for ax, (rate, kind) in zip(row, _RATES.items(), strict=True):
+            if rows[rate].isna().all():
+                ax.set_visible(False)
+                continue
             columns = {f"{rate}_low": "low", f"{rate}_high": "high"}
             shown = rows.rename(columns=columns)
             draw_dots(ax, shown, rate, [ABNORMALITIES[kind]] * len(rows))
@@ -122,6 +126,9 @@ def group_rates(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
                 if pd.notna(value)
             ]
         row[0].set_title(names.get(attribute, attribute), fontsize=9)
-    for ax, (rate, kind) in zip(axes[-1], _RATES.items(), strict=True):
-        ax.set(xlim=(-0.02, 1.02), xlabel=f"{rate} (number of {kind.lower()} studies)")
+    for column, (rate, kind) in zip(axes.T, _RATES.items(), strict=True):
+        drawn = [ax for ax in column if ax.get_visible()]
+        for ax in drawn[-1:]:
+            ax.set(xlim=(-0.02, 1.02), xlabel=f"{rate} ({kind.lower()} studies)")
+            ax.tick_params(labelbottom=True)
     return with_alt_text(fig, f"Rates by group: {', '.join(said) or 'every group is too small'}.")

@@ -76,7 +76,8 @@ def phantom_attributes(root: Path, paths: Sequence[str]) -> pd.DataFrame:
         known = drawn.rename(columns={"kind": "finding"}).reindex(paths)
     alike = _table(root / "lookalikes.csv", "path", ["lookalikes"])
     if alike is not None:
-        said = alike["lookalikes"].reindex(paths).fillna("none").str.replace(";", ", ")
+        said = alike["lookalikes"].reindex(paths).fillna("none")
+        said = said.mask(said.str.contains(";"), "several")
         known = known.assign(lookalike=said.to_numpy(object))
     people = _table(root / PEOPLE, "patient", ["age", "sex"])
     if people is not None:
