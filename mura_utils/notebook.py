@@ -28,6 +28,7 @@ from mura_utils.runs.record import (
     NOTEBOOKS,
     begin,
     completed,
+    images_of,
     lock,
     read_record,
     refuse_changes,
@@ -74,9 +75,9 @@ class Run:
             size: side of the square images, in pixels; None is the parameter image_size.
 
         Raises:
-            UserError: as `pixels.load_pixels`.
+            UserError: as `record.images_of` and `pixels.load_pixels`.
         """
-        rows = self.read_table("manifest.csv").merge(self.read_table("splits.csv"), on="path")
+        rows = images_of(self.folder)
         side = size or self.experiment.image_size
         resize, tabular = self.experiment.resize, self.experiment.tabular
         return load_images(self.data_root, rows, side, resize, tabular=tabular)

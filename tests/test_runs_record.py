@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from mura_utils import notebook as nb
@@ -109,3 +110,15 @@ def test_a_model_counts_only_while_its_notebook_is_complete():
     record.write_completed(folder, list(NOTEBOOKS[:5]))
     assert record.require_trained("mine") == record.require_trained(folder) == folder
     assert record.is_trained(folder) and not record.is_tested(folder)
+
+
+def test_a_manifest_and_splits_of_other_images_are_refused(tmp_path):
+    paths = ["a.png", "b.png"]
+    pd.DataFrame({"path": paths, "label": "x"}).to_csv(tmp_path / "manifest.csv", index=False)
+    splits = pd.DataFrame({"path": paths[::-1], "split": ["test", "train"]})
+    splits.to_csv(tmp_path / "splits.csv", index=False)
+    assert record.images_of(tmp_path)["split"].tolist() == ["train", "test"]
+    for wrong in (splits[:1], pd.concat([splits, splits[:1]])):
+        wrong.to_csv(tmp_path / "splits.csv", index=False)
+        with pytest.raises(UserError, match="do not name the same images, each once: run 02_data"):
+            record.images_of(tmp_path)

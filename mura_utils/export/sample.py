@@ -11,9 +11,8 @@ from mura_utils.data.images import read_image
 from mura_utils.data.squares import resize
 from mura_utils.errors import UserError
 from mura_utils.experiments import data_root
-from mura_utils.paths import read_table
 from mura_utils.runs.ensemble import read_ensemble
-from mura_utils.runs.record import is_ensemble, read_experiment
+from mura_utils.runs.record import images_of, is_ensemble, read_experiment
 
 
 def rows_of(folder: Path, split: str) -> tuple[Path, pd.DataFrame]:
@@ -24,9 +23,8 @@ def rows_of(folder: Path, split: str) -> tuple[Path, pd.DataFrame]:
         split: train, validation or test.
     """
     own = read_ensemble(folder).members[0].folder if is_ensemble(folder) else folder
-    splits = read_table(own / "splits.csv").query("split == @split")
-    root = data_root(read_experiment(own))
-    return root, read_table(own / "manifest.csv").merge(splits, on="path")
+    rows = images_of(own).query("split == @split")
+    return data_root(read_experiment(own)), rows.reset_index(drop=True)
 
 
 def draw_images(folder: Path, split: str, count: int, size: int, how: str) -> np.ndarray:

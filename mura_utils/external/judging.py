@@ -263,7 +263,10 @@ def _show(metrics: Mapping[str, Metrics]) -> None:
         logger.info(f"{name}: {describe_counts(of['counts'])}.")
     resamples = next(iter(metrics.values()))["bootstrap"]["resamples"]
     logger.info(f"With 95% intervals over patients, {resamples:,} resamples:")
-    logger.info(side_by_side(metrics).to_string())
+    table = side_by_side(metrics).to_string()
+    logger.info(table)
+    if " W" in table:
+        logger.info("W: Wilson's interval, where no resample can differ.")
 
 
 def side_by_side(metrics: Mapping[str, Metrics]) -> pd.DataFrame:

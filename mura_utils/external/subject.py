@@ -15,7 +15,7 @@ from mura_utils.data.dataset import load_images
 from mura_utils.errors import UserError
 from mura_utils.paths import read_table, reading
 from mura_utils.runs.ensemble import Member, Networks, networks_of, read_ensemble, read_member
-from mura_utils.runs.record import chosen_number, is_ensemble, is_tested
+from mura_utils.runs.record import chosen_number, images_of, is_ensemble, is_tested
 from mura_utils.terminal import hide_bars
 
 OPERATING_POINT = "operating_point.json"
@@ -60,9 +60,7 @@ class Subject:
     @cached_property
     def images(self) -> pd.DataFrame:
         """Its manifest, with the split of each image."""
-        folder = self.members[0].folder
-        manifest = read_table(folder / "manifest.csv")
-        return manifest.merge(read_table(folder / "splits.csv"), on="path")
+        return images_of(self.members[0].folder)
 
     def test_predictions(self) -> pd.DataFrame | None:
         """What it has answered on its own test split; None where 06_evaluation is not complete."""

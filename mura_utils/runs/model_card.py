@@ -17,10 +17,10 @@ import pandas as pd
 from mura_utils.data.sources import SOURCES
 from mura_utils.evaluation import LEVELS, describe_counts, metric_text, metrics_table
 from mura_utils.labels import ABNORMAL
-from mura_utils.paths import read_json, read_table, reading, write_text
+from mura_utils.paths import read_json, reading, write_text
 from mura_utils.runs.claim import FOR_YOU, TITLE, checklist
 from mura_utils.runs.ensemble import Ensemble, Member, read_ensemble, read_member
-from mura_utils.runs.record import is_ensemble
+from mura_utils.runs.record import images_of, is_ensemble
 
 CARD = "model_card.md"
 
@@ -70,8 +70,7 @@ class _Card:
     @cached_property
     def images(self) -> pd.DataFrame:
         """The manifest with the split."""
-        manifest = read_table(self.members[0].folder / "manifest.csv")
-        return manifest.merge(read_table(self.members[0].folder / "splits.csv"), on="path")
+        return images_of(self.members[0].folder)
 
     @cached_property
     def has_patients(self) -> bool:

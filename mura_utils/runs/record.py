@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from filelock import FileLock
 
 from mura_utils.errors import UserError, shown
@@ -122,9 +123,24 @@ def refuse_seen(folder: Path, weights: Path) -> None:
         )
 
 
+def images_of(folder: Path) -> pd.DataFrame:
+    """The admitted images of a run with their split: manifest.csv joined with splits.csv.
+
+    Raises:
+        UserError: the two files do not name the same images, each once.
+    """
+    manifest, splits = (read_table(folder / name) for name in ("manifest.csv", "splits.csv"))
+    if sorted(manifest["path"]) != sorted(splits["path"]) or splits["path"].duplicated().any():
+        raise UserError(
+            f"{folder}: manifest.csv and splits.csv do not name the same images, each once: run "
+            "02_data_preprocessing and 03_data_preparation again."
+        )
+    return manifest.merge(splits, on="path")
+
+
 def _contents(folder: Path) -> dict[str, list[str]]:
     """The sha256 of a run's images in each split."""
-    images = read_table(folder / "manifest.csv").merge(read_table(folder / "splits.csv"), on="path")
+    images = images_of(folder)
     return {
         split: images.loc[images["split"] == split, "sha256"].tolist()
         for split in ("train", "validation", "test")
