@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mura_utils.data.images import examine_image
+from mura_utils.data.images import Inspection, examine_image
 from mura_utils.errors import UserError
 from mura_utils.paths import atomic_write
 from mura_utils.predictor import Inputs, Predictor, person_values
@@ -77,7 +77,7 @@ def predict_images(
     """
     folder = require_trained(run)
     person_values(folder, networks_of(folder), age, sex)
-    examined = [examine_image(path) for path in images]
+    examined = _examine(images)
     _require_folder(out)
     targets = _targets(images, out)
 
@@ -99,6 +99,22 @@ def predict_images(
         {"image": str(image), **result, "heatmap": drawn, "overlay": str(target)}
         for image, result, target in zip(images, results, targets, strict=True)
     ]
+
+
+def _examine(images: Sequence[Path]) -> list[tuple[np.ndarray, Inspection]]:
+    """Read all images, so that every one that cannot be read is named at once."""
+    examined, refused = [], {}
+    for path in images:
+        try:
+            examined.append(examine_image(path))
+        except UserError as error:
+            refused[path] = error
+    if len(refused) > 1:
+        others = ", ".join(map(str, [*refused][1:]))
+        raise UserError(f"{next(iter(refused.values()))} Nor can {others} be predicted.")
+    for error in refused.values():
+        raise error
+    return examined
 
 
 def _maps(

@@ -149,6 +149,8 @@ def test_nothing_is_loaded_or_written_when_anything_is_refused(
         predict_images(run, [good, bad], tmp_path / "out")
     with pytest.raises(ImageFault, match=r"nowhere\.png"):
         predict_images(run, [good, tmp_path / "nowhere.png"], tmp_path / "out")
+    with pytest.raises(UserError, match=r"bad\.png .* Nor can .*nowhere\.png be predicted\."):
+        predict_images(run, [bad, good, tmp_path / "nowhere.png"], tmp_path / "out")
     Image.new("L", (64, 64), 90).save(bad)
     with pytest.raises(ImageFault, match=r"bad\.png .*\(uniform\)"):
         predict_images(run, [good, bad], tmp_path / "out")
