@@ -85,7 +85,7 @@ def admit(
     Args:
         inventory: what `scan` gives.
         exclude_duplicates: of identical files keep only the first, official valid before train, so
-            that the test set stays whole.
+            that the test set loses no image to the train list.
         body_parts: the ones to keep, in any case; without any, all.
         exclude: the ones to leave out.
         merge: new names, each with those of the others that become one body part under it.
