@@ -65,9 +65,9 @@ def description_file(path: Path) -> Path:
 def export_run(run: str, to: str, int8: bool = False, out: Path | None = None) -> Export:
     """Write a trained run for another runtime, with a JSON file that describes it.
 
-    Nothing is left in `out` unless the file gives the run's answers within `AGREEMENT`; an int8 file
-    only has to answer, and how far it is off is returned. An earlier export of the same name is
-    replaced.
+    Nothing is left in `out` unless the file gives the run's answers within `AGREEMENT`; an int8
+    file only has to answer, and how far it is off is returned. An earlier export of the same name
+    is replaced.
 
     Args:
         run: the name of a run, or the path of its folder.
