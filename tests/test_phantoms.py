@@ -250,7 +250,7 @@ def test_a_set_of_a_version_without_ages_is_left_alone(tmp_path: Path, small: Pa
     write_json(root / CARD, card)
     assert draw_phantoms(root, patients=28, seed=7) == card
     assert list(phantom_attributes(root, ["MURA-v1.1/valid/XR_HAND/p/s/a.png"])) == [
-        "finding", "severity",
+        "finding", "severity", "lookalike",
     ]  # fmt: skip
 
 

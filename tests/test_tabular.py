@@ -84,7 +84,7 @@ def network():
 
 
 def test_whatever_is_no_age_and_no_sex_is_missing():
-    people = pd.DataFrame({"age": [0, 120, -1, 121, np.inf], "sex": ["O", "M", "female", "", None]})
+    people = pd.DataFrame({"age": [0, 130, -1, 131, np.inf], "sex": ["O", "M", "female", "", None]})
     said = encode(["age", "sex"], people).numbers
     assert said[:, 1].tolist() == [0, 0, 1, 1, 1]
     assert said[:, 5].tolist() == [0, 0, 1, 1, 1]
@@ -285,8 +285,8 @@ def test_predict_reads_the_age_that_is_given_and_refuses_one_that_nobody_reads(h
     assert p("none") == p("none", age=None)
     for run, person, sentence in [
         ("none", {"age": 80}, "does not read the patient's age"),
-        ("both", {"age": 121}, "--age 121: give years from 0 to 120"),
-        ("both", {"age": np.nan}, "--age nan: give years from 0 to 120"),
+        ("both", {"age": 131}, "--age 131: give years from 0 to 130"),
+        ("both", {"age": np.nan}, "--age nan: give years from 0 to 130"),
         ("both", {"sex": "female"}, "--sex 'female': give F, M, O"),
     ]:
         with pytest.raises(UserError, match=sentence) as caught:
