@@ -130,18 +130,25 @@ def a_run(folder, splits: str) -> None:
     write_csv(folder / "splits.csv", pd.DataFrame({"path": paths, "split": kept}))
 
 
+MINE = '# Parameters: x\nname = "mine"'
+
+
+def split_run():
+    """The run `mine`, with 01 to 04 complete."""
+    for name in NOTEBOOKS[:4]:
+        run = nb.open_run(name, [MINE])
+        run.complete()
+    return run
+
+
 @pytest.mark.parametrize(("here", "seen"), [("lvtt", 0), ("llvt", 0), ("tllv", 1), ("vttl", 2)])
 def test_weights_that_know_what_the_run_holds_back_are_refused(tmp_path, here, seen):
-    mine = '# Parameters: x\nname = "mine"'
-    for name in NOTEBOOKS[:4]:
-        run = nb.open_run(name, [mine])
-        run.complete()
-    earlier = tmp_path / "earlier"
+    run, earlier = split_run(), tmp_path / "earlier"
     earlier.mkdir()
     a_run(earlier, "lvtt")
     a_run(run.folder, here)
     (earlier / "model.keras").touch()
-    cells = [f'{mine}\nweights = "{earlier / "model.keras"}"']
+    cells = [f'{MINE}\nweights = "{earlier / "model.keras"}"']
     if seen:
         with pytest.raises(UserError, match=f"has learned from {seen} of this run's"):
             nb.open_run("05_modeling", cells)
@@ -150,11 +157,7 @@ def test_weights_that_know_what_the_run_holds_back_are_refused(tmp_path, here, s
 
 
 def test_weights_of_a_run_whose_files_were_not_opened_are_refused(tmp_path):
-    mine = '# Parameters: x\nname = "mine"'
-    for name in NOTEBOOKS[:4]:
-        run = nb.open_run(name, [mine])
-        run.complete()
-    earlier = tmp_path / "earlier"
+    run, earlier = split_run(), tmp_path / "earlier"
     earlier.mkdir()
     for folder in (earlier, run.folder):
         a_run(folder, "lvtt")
@@ -162,4 +165,4 @@ def test_weights_of_a_run_whose_files_were_not_opened_are_refused(tmp_path):
     unread = pd.read_csv(earlier / "manifest.csv").assign(sha256="")
     write_csv(earlier / "manifest.csv", unread)
     with pytest.raises(UserError, match="is not known, as notebook 01 of earlier has opened no"):
-        nb.open_run("05_modeling", [f'{mine}\nweights = "{earlier / "model.keras"}"'])
+        nb.open_run("05_modeling", [f'{MINE}\nweights = "{earlier / "model.keras"}"'])
