@@ -1,12 +1,18 @@
 """Helpers behind the notebook series on classifying bone radiographs."""
 
 import os
+import platform
 import sys
 
 __version__ = "0.1.0"
 
 # Must be set before Keras is imported.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+# Must be set before TensorFlow is imported, which by itself uses oneDNN only on processors with
+# AVX512. On others, large batches spend half of their time on allocating memory without it.
+if platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 if "ipykernel" in sys.modules:
     from mura_utils.terminal import keep_tensorflow_out_of_notebooks

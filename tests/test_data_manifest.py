@@ -169,6 +169,7 @@ def test_body_parts_that_cannot_be_left_out_or_merged_are_named(tmp_path, parame
 def test_duplicates_are_looked_for_among_the_body_parts_that_are_admitted(tmp_path):
     inventory = scan(write(tmp_path, {0: png(100), 7: png(100)}), progress=False)
     inventory["body_part"] = ["ELBOW"] * 4 + ["WRIST"] * 4
+    inventory["label"] = "Normal-ELBOW"
     assert len(admit(inventory, exclude_duplicates=True)) == 7
     assert len(admit(inventory, exclude_duplicates=True, body_parts=["ELBOW"])) == 4
 
@@ -247,10 +248,18 @@ def test_duplicates_and_what_they_cross(tmp_path):
 def test_excluding_duplicates_keeps_the_official_valid_one(tmp_path):
     listing = write(tmp_path, {0: png(100), 1: png(100), 2: png(200), 6: png(200)})
     inventory = scan(listing, progress=False)
+    inventory["label"] = "Normal-HAND"
     assert len(admit(inventory)) == 8
     manifest = admit(inventory, exclude_duplicates=True)
     assert set(inventory["path"]) - set(manifest["path"]) == {path_of(1), path_of(2)}
     assert manifest["path"].is_monotonic_increasing
+
+
+def test_of_duplicates_with_different_labels_none_is_kept(tmp_path):
+    listing = write(tmp_path, {0: png(100), 1: png(100), 2: png(200), 6: png(200)})
+    inventory = scan(listing, progress=False)
+    left_out = set(inventory["path"]) - set(admit(inventory, exclude_duplicates=True)["path"])
+    assert left_out == {path_of(1), path_of(2), path_of(6)}
 
 
 def test_nothing_admitted_is_one_sentence(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import platform
 import subprocess
 import sys
 
@@ -71,6 +73,14 @@ def python(code, **options):
 
 def test_importing_the_package_touches_no_file_descriptor():
     python(WATCHING + "import mura_utils, mura_utils.network.build\nassert state() == before")
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is for x86")
+@pytest.mark.parametrize(("chosen", "used"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
+def test_tensorflow_s_onednn_is_on_unless_the_user_says_otherwise(chosen, used):
+    kept = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    asked = "import os, mura_utils; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+    assert python(asked, env=kept | chosen).stdout.strip() == used
 
 
 def test_in_a_notebook_what_tensorflow_s_import_writes_goes_to_the_terminal(tmp_path):

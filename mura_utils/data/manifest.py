@@ -85,7 +85,7 @@ def admit(
     Args:
         inventory: what `scan` gives.
         exclude_duplicates: of identical files keep only the first, official valid before train, so
-            that the test set loses no image to the train list.
+            that the test set loses no image to the train list; keep none if their labels differ.
         body_parts: the ones to keep, in any case; without any, all.
         exclude: the ones to leave out.
         merge: new names, each with those of the others that become one body part under it.
@@ -110,11 +110,17 @@ def admit(
     if exclude_duplicates:
         if not _pixels_read(listed):
             raise UserError("Duplicates are found by content; scan with read_pixels=True.")
-        test_first = admitted["official_split"].ne("valid").sort_values(kind="stable").index
-        admitted = admitted.loc[test_first].drop_duplicates("sha256").sort_index()
+        admitted = _without_duplicates(admitted)
     judged = ["fault", "detail", "remarks"]
     manifest = admitted.drop(columns=judged, errors="ignore").reset_index(drop=True)
     return merge_body_parts(manifest, merge or {})
+
+
+def _without_duplicates(admitted: pd.DataFrame) -> pd.DataFrame:
+    labels = admitted.groupby("sha256")["label"].transform("nunique")
+    agreeing = admitted[labels == 1]
+    test_first = agreeing["official_split"].ne("valid").sort_values(kind="stable").index
+    return agreeing.loc[test_first].drop_duplicates("sha256").sort_index()
 
 
 def part_with_both_labels(images: pd.DataFrame, first_choice: str) -> str:
