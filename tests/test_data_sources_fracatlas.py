@@ -27,7 +27,7 @@ ROWS = [  # hand, leg, hip, shoulder, mixed, hardware, fractured, frontal
 ]
 FRACTURED = ("IMG1", "IMG4")
 SIDE = 40
-OUTLINE = [[10, 5, 19, 5, 19, 24, 10, 24]]
+OUTLINE = [[10, 5, 20, 5, 20, 25, 10, 25]]
 
 
 @pytest.fixture

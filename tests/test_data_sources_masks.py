@@ -37,9 +37,9 @@ def write_image(path, image, orientation=None, kind="JPEG"):
 
 
 def outline(image):
-    """The finding in a picture as a polygon of pixel centers."""
+    """The finding in a picture as a polygon of its pixels' outer corners."""
     ys, xs = np.nonzero(np.asarray(image) > 127)
-    left, top, right, bottom = map(float, (xs.min(), ys.min(), xs.max(), ys.max()))
+    left, top, right, bottom = map(float, (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))
     return left, top, right, top, right, bottom, left, bottom
 
 
@@ -49,7 +49,7 @@ def annotate(picture, form="polygon", size=None):
     if form == "polygon":
         fracture = Fracture(polygons=(points,))
     elif form == "box":
-        fracture = Fracture(box=(left, top, right - left + 1, bottom - top + 1))
+        fracture = Fracture(box=(left, top, right - left, bottom - top))
     else:
         down = np.asarray(picture).T.ravel() > 127
         ends = np.flatnonzero(np.diff(down))
@@ -179,3 +179,17 @@ def test_a_mask_that_ends_early_is_one_sentence(tmp_path):
     (tmp_path / "mask.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match="is not a mask that can be read"):
         read_mask(tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize(
+    ("polygon", "pixels"),
+    [
+        ((2, 3, 12, 3, 12, 13, 2, 13), 100),  # ten by ten, without a border
+        ((2.6, 3, 4.4, 3, 4.4, 5, 2.6, 5), 2),  # centers of one column only
+        ((2.6, 3.6, 2.9, 3.6, 2.9, 3.9), 1),  # of no pixel: the one it lies in
+        ((-5, -5, -2, -5, -2, -2), 1),  # outside: the nearest
+    ],
+)
+def test_a_polygon_holds_the_pixels_whose_centers_it_encloses(polygon, pixels):
+    annotated = AnnotatedImage("a.jpg", (WIDTH, HEIGHT), [Fracture(polygons=(polygon,))])
+    assert draw(annotated, Header(WIDTH, HEIGHT)).sum() == pixels

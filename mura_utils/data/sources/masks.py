@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageDraw
+from matplotlib.path import Path as Outline
+from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -113,6 +114,9 @@ def fit(drawn: tuple[int, int] | None, image: Header) -> Fit | None:
 def draw(annotated: AnnotatedImage, image: Header) -> np.ndarray | None:
     """Draw the fractures of an image in its stored frame.
 
+    A pixel belongs to a polygon or box if its center lies inside. One that is too small for that
+    marks the pixels under its corners, so that nothing is lost.
+
     Returns:
         `(H, W)` bool, or None where the outlines belong to a picture of another shape.
     """
@@ -122,35 +126,43 @@ def draw(annotated: AnnotatedImage, image: Header) -> np.ndarray | None:
     size = image.displayed if found.turned else image.stored
     drawn = annotated.size or size
     across, down = size[0] / drawn[0], size[1] / drawn[1]
-    canvas = Image.new("1", size)
-    pen = ImageDraw.Draw(canvas)
+    mask = np.zeros(size[::-1], bool)
     for fracture in annotated.fractures:
-        for polygon in fracture.polygons:
-            points = np.reshape(polygon, (-1, 2)) * (across, down)
-            pen.polygon([tuple(point) for point in points.tolist()], fill=1)
+        outlines = [np.reshape(polygon, (-1, 2)) for polygon in fracture.polygons]
         if fracture.box:
-            pen.rectangle(_pixels_inside(fracture.box, (across, down)), fill=1)
+            outlines.append(_corners(*fracture.box))
+        for outline in outlines:
+            _fill(mask, outline * (across, down))
         if fracture.runs:
             filled = Image.fromarray(fill_runs(fracture.runs, drawn))
-            canvas.paste(1, mask=filled.resize(size, Image.Resampling.NEAREST))
-    mask = np.asarray(canvas)
+            mask |= np.asarray(filled.resize(size, Image.Resampling.NEAREST))
     return turn_back(mask, image.orientation) if found.turned else mask
 
 
-def _pixels_inside(
-    box: tuple[float, float, float, float], scale: tuple[float, float]
-) -> tuple[int, int, int, int]:
-    """First and last column and row whose pixels have their center in a scaled box; one at least.
+def _corners(left: float, top: float, width: float, height: float) -> np.ndarray:
+    right, bottom = left + width, top + height
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+def _fill(mask: np.ndarray, outline: np.ndarray) -> None:
+    """Mark what an outline (P, 2) of x and y encloses.
 
     Example:
-        >>> _pixels_inside((30, 30, 4, 2), (1, 1))
-        (30, 30, 33, 31)
+        >>> mask = np.zeros((4, 4), bool)
+        >>> _fill(mask, _corners(0.6, 1.2, 2.4, 1.5))
+        >>> mask.astype(int).tolist()
+        [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     """
-    start = np.multiply(box[:2], scale)
-    end = start + np.multiply(box[2:], scale)
-    first = np.ceil(start - 0.5).astype(int)
-    last = np.maximum(np.ceil(end - 0.5).astype(int) - 1, first)
-    return (*first.tolist(), *last.tolist())
+    left, top = np.floor(outline.min(axis=0)).astype(int).clip(0)
+    right, bottom = np.ceil(outline.max(axis=0)).astype(int).clip(0)
+    part = mask[top:bottom, left:right]
+    rows, columns = np.indices(part.shape)
+    centers = np.column_stack([columns.ravel() + left, rows.ravel() + top]) + 0.5
+    inside = Outline(outline).contains_points(centers).reshape(part.shape)
+    part |= inside
+    if not inside.any():
+        across, down = np.floor(outline).astype(int).T
+        mask[down.clip(0, len(mask) - 1), across.clip(0, mask.shape[1] - 1)] = True
 
 
 def turn_back(displayed: np.ndarray, orientation: int) -> np.ndarray:
