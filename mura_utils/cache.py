@@ -7,6 +7,7 @@ change.
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import time
@@ -36,6 +37,25 @@ def map_array(path: Path) -> np.ndarray:
 def _map(path: Path) -> np.ndarray:
     with naming_damage(path, "remove it, it is made again"):
         return np.load(path, mmap_mode="r")
+
+
+def read_soon(array: np.ndarray, rows: np.ndarray) -> None:
+    """Ask the system to read rows of a mapped array from disk, and nothing around them.
+
+    Without it the first touch of a row reads megabytes around it, which a file larger than memory
+    has lost again when they are needed.
+
+    Args:
+        array: what `map_array` returns.
+        rows: positions on its first axis.
+    """
+    if not hasattr(mmap, "MADV_WILLNEED"):  # Windows
+        return
+    size = array.nbytes // len(array)
+    for row in rows.tolist():
+        start = array.offset + row * size
+        page = start - start % mmap.PAGESIZE
+        array.base.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
-from mura_utils.cache import entries, map_array, prune
+from mura_utils.cache import entries, map_array, prune, read_soon
 from mura_utils.errors import UserError
 from mura_utils.paths import cache_dir, write_json
 
@@ -95,3 +96,26 @@ def test_a_mapped_file_counts_as_used():
     path = pixels(days=9)
     assert map_array(path).shape == (5, 32, 32)
     assert entries()[0].unused_for < 0.1
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="Linux counts what is read")
+def test_rows_that_are_wanted_soon_are_read_alone(tmp_path):
+    path = tmp_path / "rows.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (400, 100_000), np.uint8))
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = bytes_read()
+    array = map_array(path)
+    if bytes_read() == before:
+        pytest.skip("the folder for temporary files is in memory")
+    rows = np.arange(5, 400, 40)
+    read_soon(array, rows)
+    wanted = np.stack([array[row] for row in rows])
+    assert bytes_read() - before < 3e6, "1 MB is wanted, 40 MB is the file"
+    np.testing.assert_array_equal(wanted, np.load(path)[rows])
+
+
+def bytes_read():
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["read_bytes"])

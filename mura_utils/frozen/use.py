@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from mura_utils import generators
+from mura_utils.cache import read_soon
 from mura_utils.data.dataset import Images, Masks
 from mura_utils.data.tabular import Tabular
 from mura_utils.experiments import Experiment
@@ -64,6 +65,8 @@ def make_dataset(
 
     def take(rows: np.ndarray, rng: np.random.Generator, iteration: int) -> tuple[np.ndarray, ...]:
         chosen = (offsets[rows] + iteration) % len(variants)
+        for variant in np.unique(chosen):
+            read_soon(variants[variant], rows[chosen == variant])
         values = np.stack([variants[v][row] for v, row in zip(chosen, rows, strict=True)])
         said = beside(tabular, features.rows[rows], rng if shuffle else None)
         batch = values, said, labels[rows]
