@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 
+import mura_utils  # noqa: F401 - chooses TensorFlow's kernels: before a test imports it
+
 _FOLDER = tempfile.TemporaryDirectory(prefix="mura-tests-")
 
 for _kind in ("DATA", "RUNS", "CACHE"):

@@ -270,6 +270,7 @@ def test_a_mask_drawn_in_a_viewer_lies_on_its_finding(tmp_path, mura, orientatio
     displayed = np.asarray(ImageOps.exif_transpose(with_tag(found, exif)))
     (top, bottom), (left, right) = (np.flatnonzero(displayed.any(axis))[[0, -1]] for axis in (1, 0))
     coco = coco_file(["IMG0000001.jpg"], size=displayed.shape[::-1])
+    right, bottom = right + 1, bottom + 1  # outer corners
     square = [left, top, right, top, right, bottom, left, bottom]
     coco["annotations"][0]["segmentation"] = [[int(value) for value in square]]
     root = write_fracatlas(tmp_path / "input" / "FracAtlas", coco=coco)
