@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 # Must be set before TensorFlow is imported, which by itself uses oneDNN only on processors with
-# AVX512. On others, large batches spend half of their time on allocating memory without it.
+# AVX512. On others, large batches take up to twice as long without it (benchmarks/README.md).
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 

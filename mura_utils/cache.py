@@ -39,23 +39,22 @@ def _map(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r")
 
 
-def read_soon(array: np.ndarray, rows: np.ndarray) -> None:
-    """Ask the system to read rows of a mapped array from disk, and nothing around them.
+def read_soon(array: np.ndarray, row: int) -> None:
+    """Ask the system to read a row of a mapped array from disk, and nothing around it.
 
     Without it the first touch of a row reads megabytes around it, which a file larger than memory
     has lost again when they are needed.
 
     Args:
         array: what `map_array` returns.
-        rows: positions on its first axis.
+        row: its position on the first axis.
     """
     if not hasattr(mmap, "MADV_WILLNEED"):  # Windows
         return
     size = array.nbytes // len(array)
-    for row in rows.tolist():
-        start = array.offset + row * size
-        page = start - start % mmap.PAGESIZE
-        array.base.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+    start = array.offset + int(row) * size
+    page = start - start % mmap.PAGESIZE
+    array.base.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
 @dataclass(frozen=True)

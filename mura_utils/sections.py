@@ -95,7 +95,7 @@ class Data(Section):
     )
     read_pixels: bool = _parameter(True, "01", "open every file; false lists the files only")
     exclude_duplicates: bool = _parameter(
-        False, "02", "admit one of several byte-identical files; false admits and counts them all"
+        False, "02", "of identical files admit one, none if labels differ; false admits all"
     )
     body_parts: BodyParts = _parameter(
         [], "02", "the body parts to admit, such as [ELBOW, WRIST]; without any: all"

@@ -262,6 +262,15 @@ def test_of_duplicates_with_different_labels_none_is_kept(tmp_path):
     assert left_out == {path_of(1), path_of(2), path_of(6)}
 
 
+def test_labels_of_duplicates_are_compared_once_body_parts_are_merged(tmp_path):
+    inventory = scan(write(tmp_path, {0: png(100), 7: png(100)}), progress=False)
+    inventory["abnormality"] = "Normal"
+    inventory["body_part"] = ["ELBOW"] * 4 + ["WRIST"] * 4
+    inventory["label"] = "Normal-" + inventory["body_part"]
+    assert len(admit(inventory, exclude_duplicates=True)) == 6
+    assert len(admit(inventory, exclude_duplicates=True, merge={"ARM": ["ELBOW", "WRIST"]})) == 7
+
+
 def test_nothing_admitted_is_one_sentence(tmp_path):
     listing = write(tmp_path, dict.fromkeys(range(8), b"no image"))
     with pytest.raises(UserError, match=r"None of the 8 listed images .*wrong-format 8"):

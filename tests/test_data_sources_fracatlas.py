@@ -371,7 +371,7 @@ def test_bad_annotations_are_remarks_and_the_rest_counts(root):
 
 
 def test_masks_of_another_size_are_scaled_or_refused(root):
-    shape = {"file": "IMG1.jpg", "segmentation": [[20, 10, 39, 10, 39, 49, 20, 49]]}
+    shape = {"file": "IMG1.jpg", "segmentation": [[20, 10, 40, 10, 40, 50, 20, 50]]}
     write_coco(root, shape, {**shape, "file": "IMG4.jpg"}, side=2 * SIDE)
     Image.new("L", (60, 40)).save(image(root, "IMG4"), "PNG")
     listing = open_source(root)

@@ -186,7 +186,9 @@ def test_a_mask_that_ends_early_is_one_sentence(tmp_path):
     [
         ((2, 3, 12, 3, 12, 13, 2, 13), 100),  # ten by ten, without a border
         ((2.6, 3, 4.4, 3, 4.4, 5, 2.6, 5), 2),  # centers of one column only
+        ((0.5, 0.5, 4.5, 0.5, 4.5, 4.5, 0.5, 4.5), 16),  # centers on its border
         ((2.6, 3.6, 2.9, 3.6, 2.9, 3.9), 1),  # of no pixel: the one it lies in
+        ((2.6, 3.5, 2.9, 3.5, 2.9, 12.5, 2.6, 12.5), 10),  # a hairline
         ((-5, -5, -2, -5, -2, -2), 1),  # outside: the nearest
     ],
 )

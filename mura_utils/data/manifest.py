@@ -107,13 +107,13 @@ def admit(
             f"None of the {len(listed):,} listed images{which} can be used "
             f"({_count(listed['fault'])}); check the data folder."
         )
+    admitted = merge_body_parts(admitted, merge or {})
     if exclude_duplicates:
         if not _pixels_read(listed):
             raise UserError("Duplicates are found by content; scan with read_pixels=True.")
         admitted = _without_duplicates(admitted)
     judged = ["fault", "detail", "remarks"]
-    manifest = admitted.drop(columns=judged, errors="ignore").reset_index(drop=True)
-    return merge_body_parts(manifest, merge or {})
+    return admitted.drop(columns=judged, errors="ignore").reset_index(drop=True)
 
 
 def _without_duplicates(admitted: pd.DataFrame) -> pd.DataFrame:

@@ -65,9 +65,10 @@ def make_dataset(
 
     def take(rows: np.ndarray, rng: np.random.Generator, iteration: int) -> tuple[np.ndarray, ...]:
         chosen = (offsets[rows] + iteration) % len(variants)
-        for variant in np.unique(chosen):
-            read_soon(variants[variant], rows[chosen == variant])
-        values = np.stack([variants[v][row] for v, row in zip(chosen, rows, strict=True)])
+        places = list(zip(chosen, rows, strict=True))
+        for variant, row in places:
+            read_soon(variants[variant], row)
+        values = np.stack([variants[variant][row] for variant, row in places])
         said = beside(tabular, features.rows[rows], rng if shuffle else None)
         batch = values, said, labels[rows]
         return batch if targets is None else (*batch, targets[chosen, rows])

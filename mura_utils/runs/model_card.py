@@ -166,7 +166,11 @@ class _Card:
         parts += "".join(
             f"; {' and '.join(merged)} as {name}" for name, merged in experiment.merge.items()
         )
-        return parts + ("; of identical files one" if experiment.exclude_duplicates else "")
+        return parts + (
+            "; of identical files one, none if labels differ"
+            if experiment.exclude_duplicates
+            else ""
+        )
 
     def split(self) -> str:
         facts = {"assigned by": self.assignment(), "shared by train and test": self.leakage()}

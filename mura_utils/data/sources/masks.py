@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.path import Path as Outline
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageDraw
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -23,6 +23,8 @@ from mura_utils.errors import UserError
 
 SAME_ASPECT = 0.01
 """Two aspect ratios are the same when they differ by no more than this share."""
+
+_CENTER = 0.5 + 1e-6  # pixels; a center on the left or upper border is inside, on others outside
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ def fit(drawn: tuple[int, int] | None, image: Header) -> Fit | None:
 def draw(annotated: AnnotatedImage, image: Header) -> np.ndarray | None:
     """Draw the fractures of an image in its stored frame.
 
-    A pixel belongs to a polygon or box if its center lies inside. One that is too small for that
-    marks the pixels under its corners, so that nothing is lost.
+    A pixel belongs to a polygon or box if its center lies inside. One that is too thin for that is
+    drawn as a line, so that nothing is lost.
 
     Returns:
         `(H, W)` bool, or None where the outlines belong to a picture of another shape.
@@ -157,12 +159,15 @@ def _fill(mask: np.ndarray, outline: np.ndarray) -> None:
     right, bottom = np.ceil(outline.max(axis=0)).astype(int).clip(0)
     part = mask[top:bottom, left:right]
     rows, columns = np.indices(part.shape)
-    centers = np.column_stack([columns.ravel() + left, rows.ravel() + top]) + 0.5
+    centers = np.column_stack([columns.ravel() + left, rows.ravel() + top]) + _CENTER
     inside = Outline(outline).contains_points(centers).reshape(part.shape)
     part |= inside
     if not inside.any():
-        across, down = np.floor(outline).astype(int).T
-        mask[down.clip(0, len(mask) - 1), across.clip(0, mask.shape[1] - 1)] = True
+        height, width = mask.shape
+        pixels = np.floor(outline).clip(0, (width - 1, height - 1))
+        canvas = Image.new("1", (width, height))
+        ImageDraw.Draw(canvas).polygon([tuple(pixel) for pixel in pixels.tolist()], fill=1)
+        mask |= np.asarray(canvas)
 
 
 def turn_back(displayed: np.ndarray, orientation: int) -> np.ndarray:
