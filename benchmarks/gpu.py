@@ -28,9 +28,10 @@ from _common import machine, run, say, say_head, say_row
 from _gpu import Size, command_line, forward_operations
 
 from mura_utils import frozen, training
+from mura_utils.augmentation import Augmentation
 from mura_utils.devices import dtype_policy, processor, use_device
 from mura_utils.experiments import Experiment, load_experiment
-from mura_utils.generators import Augmentation, augment, make_dataset
+from mura_utils.generators import augment, make_dataset
 from mura_utils.network.build import build_model
 
 _CLASSES = 14

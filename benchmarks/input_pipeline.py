@@ -14,8 +14,9 @@ import numpy as np
 from _common import alternate, draw_manifest, machine, options, say, say_head, say_row, workspace
 from _report import BATCH, SIZE, flow
 
+from mura_utils.augmentation import Augmentation
 from mura_utils.data.pixels import load_pixels
-from mura_utils.generators import Augmentation, make_dataset
+from mura_utils.generators import make_dataset
 from mura_utils.report import AUGMENTATION
 
 

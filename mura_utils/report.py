@@ -64,7 +64,7 @@ AUGMENTATION = {
     "zoom_range": 0.2,
     "horizontal_flip": True,
 }
-"""III.E: arguments of `generators.Augmentation` and of Keras's `ImageDataGenerator`.
+"""III.E: arguments of `augmentation.Augmentation` and of Keras's `ImageDataGenerator`.
 
 The latter was also given ``rescale=1 / 255`` and ``fill_mode="nearest"``.
 """

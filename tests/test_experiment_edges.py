@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mura_utils import frozen, training
+from mura_utils.augmentation import Augmentation
 from mura_utils.backbones import BACKBONES
 from mura_utils.data.dataset import Images
 from mura_utils.data.manifest import admit
@@ -38,7 +39,7 @@ from mura_utils.experiments import (
     save_experiment,
     validate_parameters,
 )
-from mura_utils.generators import Augmentation, augment
+from mura_utils.generators import augment
 from mura_utils.network import build
 from mura_utils.network.backbone import convolution_names
 from mura_utils.runs.pipeline import discard

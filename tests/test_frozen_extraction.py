@@ -14,9 +14,10 @@ import pytest
 from small import frozen_experiment, network, noise, one_sentence, python, stored, vivid
 
 from mura_utils import frozen
+from mura_utils.augmentation import Augmentation
 from mura_utils.errors import UserError
 from mura_utils.frozen import extraction
-from mura_utils.generators import Augmentation, augment
+from mura_utils.generators import augment
 
 HALF = 2.0**-11  # float16's relative rounding error
 

@@ -12,8 +12,8 @@ import pytest
 from small import frozen_experiment, noise, stored, vivid
 
 from mura_utils import frozen, generators
+from mura_utils.augmentation import Augmentation
 from mura_utils.frozen import use
-from mura_utils.generators import Augmentation
 
 
 @pytest.fixture

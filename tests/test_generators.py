@@ -11,9 +11,10 @@ import pytest
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from scipy.ndimage import gaussian_filter
 
+from mura_utils.augmentation import Augmentation
 from mura_utils.data.images import read_image
 from mura_utils.data.squares import resize
-from mura_utils.generators import Augmentation, augment, make_dataset
+from mura_utils.generators import augment, make_dataset
 from mura_utils.report import AUGMENTATION
 
 SIZE = 224

@@ -9,12 +9,13 @@ from sklearn.metrics import roc_auc_score
 from small import experiment, images_of, prepare, train, vivid
 
 from mura_utils import frozen
+from mura_utils.augmentation import Augmentation
 from mura_utils.data.dataset import Images, Masks
 from mura_utils.errors import UserError
-from mura_utils.generators import Augmentation, make_dataset
+from mura_utils.generators import make_dataset
 from mura_utils.network.build import load_model
 from mura_utils.network.heads import FINDING
-from mura_utils.training.masks import MaskLoss
+from mura_utils.network.mask_loss import MaskLoss
 
 SIZE = 64
 

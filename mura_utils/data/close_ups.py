@@ -69,7 +69,7 @@ def zoom_in(transforms: np.ndarray, close_ups: np.ndarray, size: int) -> np.ndar
     """Turn transforms of whole images into transforms to close-ups.
 
     Args:
-        transforms: (n, 8 or more) float32, as of `generators.Augmentation.transforms`.
+        transforms: (n, 8 or more) float32, as of `augmentation.Augmentation.transforms`.
         close_ups: (n, 3), as of `draw_close_ups`.
         size: side of the images, in pixels.
 

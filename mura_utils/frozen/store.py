@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from mura_utils import paths
+from mura_utils.augmentation import Augmentation
 from mura_utils.cache import map_array
 from mura_utils.data.close_ups import draw_close_ups, zoom_in
 from mura_utils.data.dataset import Images
@@ -21,7 +22,6 @@ from mura_utils.data.pixels import CACHE_VERSION, content_keys
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.frozen.encoding import ENCODINGS, Encoding
-from mura_utils.generators import Augmentation
 from mura_utils.network.cut import Cut, parents, split_network
 
 _WORTHWHILE = 0.5  # share of multiply-adds that must be frozen for `cache_features: auto`

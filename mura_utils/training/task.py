@@ -12,13 +12,14 @@ import pandas as pd
 import tensorflow as tf
 
 from mura_utils import devices, frozen, report
+from mura_utils.augmentation import Augmentation
 from mura_utils.data.dataset import Images
 from mura_utils.experiments import Experiment
-from mura_utils.generators import Augmentation, make_dataset
+from mura_utils.generators import make_dataset
 from mura_utils.network.cpu_kernels import use_cpu_adam, use_cpu_kernels
 from mura_utils.network.heads import FINDING
+from mura_utils.network.mask_loss import MaskLoss
 from mura_utils.sections import Training
-from mura_utils.training.masks import MaskLoss
 
 
 @dataclass(frozen=True)
