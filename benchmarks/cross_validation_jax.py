@@ -7,10 +7,11 @@ beside the package's requirements, and no TensorFlow.
 
     mura run experiments/best_fracatlas.yaml -p data_dir=data/FracAtlas --to 03
     python benchmarks/cross_validation_jax.py best_fracatlas --seeds 4 \\
-        "" image_size=384 image_size=448 "views=28" "backbone=efficientnet_lite2"
+        "" image_size=448 "image_size=448 views=28" backbone=efficientnet_lite2
 
 It trains as `mura run` does, but computes the frozen part again at each step, and a last batch that
-is not full is left out. A change names parameters of the experiment, with commas between them.
+is not full is left out; precision, kernels and early stopping are not used. A change is one
+parameter of the experiment, or several with spaces between them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ except ModuleNotFoundError:
 import keras
 import numpy as np
 import pandas as pd
-import yaml
 from sklearn.metrics import cohen_kappa_score, log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -40,15 +40,27 @@ from mura_utils.augmentation import Augmentation
 from mura_utils.data.close_ups import FINE, draw_close_ups, zoom_in
 from mura_utils.data.dataset import Images, load_images
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment, load_experiment
+from mura_utils.experiments import Experiment, load_experiment, parse_assignment
+from mura_utils.labels import is_abnormal
 from mura_utils.network.build import build_model
 from mura_utils.network.heads import FINDING
 from mura_utils.network.mask_loss import MaskLoss
 from mura_utils.network.second_look import fine_side, hottest_corners, look_closer
-from mura_utils.paths import read_table
-from mura_utils.runs.record import find_run
+from mura_utils.runs.record import find_run, images_of, read_record, refuse_changes, require
 
 _AT_ONCE = 128  # images that are answered together
+_NEEDED = {
+    "second_look": True,
+    "schedule": "cosine",
+    "keep_epoch": "last",
+    "sampling": "natural",
+    "class_weights": False,
+    "focal_gamma": 0.0,
+    "label_smoothing": 0.0,
+    "tabular": [],
+    "l1": 0.0,
+    "l2": 0.0,
+}  # what this script trains with, as best_fracatlas does
 State = tuple[list, list, list]  # trained, other and the optimizer's variables
 
 
@@ -83,9 +95,9 @@ class Trainer:
         self.images, self.experiment = images, experiment
         rows = np.arange(len(images))
         self.masks = images.masks(rows)
-        fine = images.pixels_at(FINE * images.size) if experiment.second_look else images.pixels
         self.larger = images.pixels_at(fine_side(images.size))
-        self.pixels, self.fine = jnp.asarray(images.pixels), jnp.asarray(fine)
+        self.pixels = jnp.asarray(images.pixels)
+        self.fine = jnp.asarray(images.pixels_at(FINE * images.size))
         blank = np.zeros((1, images.size, images.size), np.uint8)
         self.maps = jnp.asarray(np.concatenate([self.masks.maps, blank]))
         self.places = jnp.asarray(np.maximum(self.masks.places, -1))
@@ -119,7 +131,7 @@ class Trainer:
             drawn = augmentation.transforms(len(rows), size, rng)
             drawn = np.pad(drawn, ((0, 0), (0, 11 - drawn.shape[1])))
             close = np.zeros((len(rows), 1), np.float32)
-            if experiment.second_look and version % 2:
+            if version % 2:
                 chosen = draw_close_ups(self.masks, self.images.rows.iloc[rows], rng)
                 drawn, close = zoom_in(drawn, chosen, size), np.ones_like(close)
             versions.append(np.hstack([drawn, close]).astype(np.float32))
@@ -222,8 +234,8 @@ class Trainer:
 
 def judge(images: Images, probabilities: np.ndarray, first: np.ndarray, hits: np.ndarray) -> dict:
     """Metrics of answers to all images."""
-    abnormal = (images.rows["abnormality"] == "Abnormal").to_numpy()
-    columns = np.array([name.startswith("Abnormal") for name in images.classes])
+    columns = np.array([is_abnormal(name) for name in images.classes])
+    abnormal = images.one_hot[:, columns].any(axis=1)
     p, p_first = (each[:, columns].sum(axis=1).clip(0, 1) for each in (probabilities, first))
     return {
         "AUROC": roc_auc_score(abnormal, p),
@@ -234,16 +246,32 @@ def judge(images: Images, probabilities: np.ndarray, first: np.ndarray, hits: np
     }
 
 
+def changed(folder: Path, change: str) -> Experiment:
+    """The run's experiment with a change.
+
+    Raises:
+        UserError: it cannot be read, concerns the data, or is not what this script trains with.
+    """
+    changes = dict(parse_assignment(each) for each in change.split())
+    experiment = load_experiment(folder / "experiment.yaml", **changes)
+    refuse_changes(experiment.model_dump(), read_record(folder), folder.name, "04")
+    for name, needed in _NEEDED.items():
+        value = getattr(experiment, name)
+        if value != needed:
+            raise UserError(f"{name} = {value!r}: this script trains with {needed!r} only.")
+    return experiment
+
+
 def measure(arguments: argparse.Namespace) -> None:
     """Print a row for each change and seed as it comes, and one for the mean of its networks."""
     folder = find_run(arguments.run)
-    rows = read_table(folder / "manifest.csv").merge(read_table(folder / "splits.csv"), on="path")
+    require(folder, "04_data_transformation")
+    experiments = {change: changed(folder, change) for change in arguments.changes}
+    rows = images_of(folder)
     rows = rows[rows["split"] != "test"].reset_index(drop=True)
     folds = StratifiedGroupKFold(arguments.folds, shuffle=True, random_state=0)
     parts = [part for _, part in folds.split(rows, rows["label"], rows["patient"])]
-    for change in arguments.changes:
-        changes = {k: yaml.safe_load(v) for k, v in (e.split("=") for e in change.split(",") if e)}
-        experiment = load_experiment(folder / "experiment.yaml", **changes)
+    for change, experiment in experiments.items():
         root = Path(experiment.data_dir)
         trainer = Trainer(
             load_images(root, rows, experiment.image_size, experiment.resize), experiment
