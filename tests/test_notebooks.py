@@ -12,11 +12,13 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from mura_tree import tiny_rows, write_tree
 
 from mura_utils.experiments import Experiment, load_experiment, owner
 from mura_utils.notebook import parameters_in
 from mura_utils.paths import REPOSITORY, read_json, read_table
 from mura_utils.runs import pipeline
+from mura_utils.runs.pipeline import NotebookFailed
 from mura_utils.runs.record import completed
 from mura_utils.runs.stages import NOTEBOOKS
 from tools.prose_share import measure, prose_lines
@@ -313,3 +315,10 @@ def test_a_run_that_looks_twice_answers_with_both_looks_and_has_the_second_ones_
     scored = second["energy_in_mask"].dropna()
     assert len(scored) >= 4 and scored.between(0, 1).all()
     assert (scored != first.loc[scored.index, "energy_in_mask"]).any()
+
+
+def test_a_data_set_without_one_usable_image_stops_in_the_first_notebook_with_a_count(tmp_path):
+    root = write_tree(tmp_path, tiny_rows(), content=b"no image")
+    experiment = load_experiment("demo", name="broken", source="mura", data_dir=str(root))
+    with pytest.raises(NotebookFailed, match=r"01_.*None of the 8 .*\(wrong-format 8\)"):
+        pipeline.run_experiment(experiment, stop="01", progress=False)
