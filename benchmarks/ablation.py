@@ -16,10 +16,10 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from _common import options, run, say, say_head, say_row
+from _removals import WHOLE, removals
 
 from mura_utils.errors import UserError
 from mura_utils.evaluation.ablation import ablation_table, metric_samples, summarize
@@ -30,41 +30,6 @@ from mura_utils.paths import REPOSITORY, read_table, runs_dir, write_csv
 from mura_utils.runs.pipeline import run_experiment
 from mura_utils.runs.record import completed, is_tested, read_experiment
 from mura_utils.terminal import print_log_lines
-
-WHOLE, BARE = "all together", "none of them"
-
-
-def removals(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """The parameters that each removal changes; the first one changes nothing.
-
-    Removals that would change nothing of this experiment are left out.
-    """
-    side = round(experiment.image_size * 7 / 12 / 32) * 32  # 192 of the 320 of best_fracatlas
-    parts: dict[str, dict[str, Any]] = {
-        "random weights": {
-            "weights": "none",
-            "unfreeze": "all",
-            "freeze_batch_norm": False,
-            "cache_features": "auto",
-            "second_look": False,
-        },
-        f"{side} px": {"image_size": max(side, 32)},
-        "average pooling only": {
-            "pooling": ["average"],
-            "mask_supervision": 0.0,
-            "second_look": False,
-        },
-        "no second look": {"second_look": False},
-        "no masks": {"mask_supervision": 0.0, "second_look": False},
-        "no augmentation": {"augment": False, "second_look": False},
-    }
-    parts = {
-        name: change
-        for name, change in parts.items()
-        if experiment.model_copy(update=change) != experiment
-    }
-    together = {key: value for change in parts.values() for key, value in change.items()}
-    return {WHOLE: {}, **parts, BARE: together}
 
 
 def tested_run(experiment: Experiment) -> Path:

@@ -26,12 +26,12 @@ def test_each_removal_is_an_experiment_and_none_is_all_of_them(script, size):
     whole = load_experiment("best_fracatlas", image_size=size)
     changes = script.removals(whole)
     assert next(iter(changes)) == script.WHOLE
-    assert list(changes)[-1] == script.BARE
+    assert list(changes)[-1] == "none of them"
     assert changes[script.WHOLE] == {}
     for change in changes.values():
         experiment = load_experiment("best_fracatlas", **{"image_size": size} | change)
         assert (experiment == whole) == (change == {})
-    bare = load_experiment("best_fracatlas", **changes[script.BARE])
+    bare = load_experiment("best_fracatlas", **changes["none of them"])
     assert (bare.weights, bare.pooling, bare.mask_supervision) == ("none", ["average"], 0)
     assert not bare.augment
     assert bare.image_size == {64: 32, 224: 128, 384: 224}[size]

@@ -47,6 +47,26 @@ def test_the_first_row_of_samples_is_what_scikit_learn_computes():
     assert first["specificity"] == pytest.approx((p[~abnormal] <= 0.5).mean())
 
 
+def test_hits_count_the_images_that_have_a_mask_and_a_map():
+    test = predictions(0.4)
+    test["hit"] = np.where(test.index < 2, [1.0, 0.0] * 20, np.nan)
+    hits = metric_samples(test, threshold=0.5, bootstrap=20)["hits"]
+    assert hits.iloc[0] == 0.5
+    assert set(hits.dropna()) <= {0.5}, "both are of one patient: both are drawn or none is"
+    assert hits.isna().any()
+
+
+def test_what_a_change_does_not_have_is_a_dash(recwarn):
+    with_maps, without = (predictions(0.4).assign(hit=hit) for hit in (1.0, np.nan))
+    samples = {
+        name: {seed: metric_samples(table, 0.5, 20) for seed in (0, 1)}
+        for name, table in {"all together": with_maps, "no map": without}.items()
+    }
+    table = ablation_table(summarize(samples))
+    assert table["hits"].to_dict() == {"all together": "1.000 [1.000, 1.000]", "no map": "–"}
+    assert not recwarn.list
+
+
 def test_differences_are_paired_and_every_mean_has_its_interval():
     whole = {seed: metric_samples(predictions(0.1), 0.5, 50) for seed in (0, 1)}
     worse = {seed: metric_samples(predictions(0.8), 0.5, 50) for seed in (0, 1)}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mura_utils.evaluation.binary import binary_measure
+from mura_utils.evaluation.confusion import ratio
 from mura_utils.evaluation.intervals import draw_patients
 from mura_utils.evaluation.metrics import class_measure
 from mura_utils.labels import classes_of, p_abnormal, probabilities_of
@@ -26,7 +27,8 @@ def metric_samples(test: pd.DataFrame, threshold: float, bootstrap: int) -> pd.D
     Two runs on the same test images are resampled alike, so that their rows can be subtracted.
 
     Args:
-        test: rows of predictions.csv.
+        test: rows of predictions.csv; a column `hit` besides says whether the hottest pixel of an
+            attention map lies in the finding, and is empty where there is no map or no mask.
         threshold: abnormal is P(abnormal) above it.
         bootstrap: resamples.
     """
@@ -40,14 +42,16 @@ def metric_samples(test: pd.DataFrame, threshold: float, bootstrap: int) -> pd.D
         probabilities_of(test).to_numpy(),
     )(weights)
     binary = binary_measure(test["abnormality"], p_abnormal(test), threshold)(weights)
-    return pd.DataFrame(
-        {
-            "AUROC of abnormal": binary["auroc"],
-            "sensitivity": binary["sensitivity"],
-            "specificity": binary["specificity"],
-            "kappa, all classes": image["kappa"],
-        }
-    )
+    metrics = {
+        "AUROC of abnormal": binary["auroc"],
+        "sensitivity": binary["sensitivity"],
+        "specificity": binary["specificity"],
+        "kappa, all classes": image["kappa"],
+    }
+    if "hit" in test:
+        known = test["hit"].notna().to_numpy()
+        metrics["hits"] = ratio(weights[:, known] @ test["hit"][known], weights[:, known].sum(1))
+    return pd.DataFrame(metrics)
 
 
 def summarize(samples: Mapping[str, Mapping[int, pd.DataFrame]]) -> pd.DataFrame:
@@ -80,13 +84,15 @@ def over_seeds(samples: Sequence[pd.Series]) -> tuple[float, float, float]:
     """Mean over seeds, and its 95% interval over seeds and patients.
 
     Args:
-        samples: of each seed: the value, then its resamples.
+        samples: of each seed: the value, then its resamples; NaN where there is none.
 
     Example:
         >>> over_seeds([pd.Series([0.5, 0.4, 0.6]), pd.Series([0.7, 0.7, 0.7])])[0]
         0.6
     """
     table = np.stack(samples)
+    if np.isnan(table).all():
+        return np.nan, np.nan, np.nan
     seeds, resamples = len(table), table.shape[1] - 1
     drawn = np.random.default_rng(0).integers(seeds, size=(resamples, seeds))
     means = table[drawn, np.arange(1, resamples + 1)[:, None]].mean(axis=1)
@@ -110,7 +116,10 @@ def ablation_table(frame: pd.DataFrame) -> pd.DataFrame:
         '0.800 [0.700, 0.900]'
     """
     means = frame[frame["seed"] == "mean"]
-    texts = [f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in means.itertuples()]
+    texts = [
+        f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.value == row.value else "–"
+        for row in means.itertuples()
+    ]
     table = means.assign(text=texts).pivot(index="change", columns="metric", values="text")
     order = [list(dict.fromkeys(means[column])) for column in ("change", "metric")]
     return table.reindex(index=order[0], columns=order[1])

@@ -280,9 +280,8 @@ def ablation(frame: pd.DataFrame) -> Figure:
     Args:
         frame: as returned by `evaluation.ablation.read_ablation`; without rows, the figure says so.
     """
-    means = frame[frame["seed"] == "mean"].dropna(subset="difference")
-    metrics = list(dict.fromkeys(means["metric"]))
-    changes = list(dict.fromkeys(means["change"]))
+    means = frame[(frame["seed"] == "mean") & ~frame["change"].isin(frame["change"].iloc[:1])]
+    metrics, changes = (list(dict.fromkeys(means[name])) for name in ("metric", "change"))
     fig = new_figure(1.2 + 0.36 * max(len(changes), 2), "What is lost when one part is taken away")
     axes = add_panels(fig, 1, max(len(metrics), 1), sharey=True)
     if not metrics:
@@ -297,6 +296,7 @@ def ablation(frame: pd.DataFrame) -> Figure:
     axes[0].set_yticks(range(len(changes)), changes)
     fig.supxlabel("difference from the whole recipe", fontsize=10)
     found = "; ".join(
-        f"{row.change}, {row.metric}: {row.difference:+.3f}" for row in means.itertuples()
+        f"{row.change}, {row.metric}: {row.difference:+.3f}"
+        for row in means.dropna(subset="difference").itertuples()
     )
     return with_alt_text(fig, f"Differences from the whole recipe. {found}.")
