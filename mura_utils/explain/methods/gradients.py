@@ -32,7 +32,7 @@ def saliency(
     """Absolute gradient of the score at each input pixel.
 
     The radiograph's one channel feeds the network's three, so the gradient is already their sum.
-    Of many images it is computed by a traced graph, which gives the same as the library.
+    Of many images or copies it is computed by a traced graph, which gives the same as the library.
 
     With `smooth_samples` it is the mean of its absolute values over noisy copies (SmoothGrad; the
     paper averages with the sign). tf-keras-vis has that as well, but draws from NumPy's global
@@ -63,7 +63,7 @@ def saliency(
     for rows in chunks(images, copies=len(noise)):
         copies = images[rows, None] + spread[rows, None] * noise
         flat = copies.reshape(-1, *images.shape[1:])
-        if len(images) > CHUNK:  # three times as quick, once it is traced
+        if len(images) * len(noise) > CHUNK:  # three times as quick, once it is traced
             weights = np.repeat(target.weights[rows], len(noise), axis=0)
             gradients = np.abs(gradient_function(model)(flat, weights))
         else:
