@@ -186,7 +186,7 @@ def measure(arguments: argparse.Namespace) -> None:
         )
         frame = summarize(samples)
         write_csv(arguments.out, frame)
-        print(ablation_table(frame).to_markdown())
+        print(ablation_table(frame).to_string())
 
 
 def _parsed(change: str) -> dict[str, Any]:
