@@ -14,7 +14,7 @@ try:
     import jax
     import jax.numpy as jnp
 except ModuleNotFoundError:
-    sys.exit("This needs JAX (pip install jax[cuda13]).")
+    sys.exit(f"{Path(sys.argv[0]).name} needs JAX (pip install jax[cuda13]).")
 import keras
 import numpy as np
 import pandas as pd

@@ -41,7 +41,7 @@ from mura_utils.evaluation.operating_points import operating_point
 from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.experiments import Experiment, load_experiment, parse_assignment
 from mura_utils.labels import ABNORMAL, classes_of, p_abnormal, probabilities_of
-from mura_utils.paths import REPOSITORY, write_csv
+from mura_utils.paths import REPOSITORY, read_table, write_csv
 from mura_utils.runs.record import find_run, images_of, read_record, refuse_changes, require
 
 _SPECIFICITY = 0.9  # which the threshold of the ablation table has, over all answers of a network
@@ -59,9 +59,11 @@ _NEEDED = {
 _OUTSIDE = {
     "augment": True,
     "cache_features": "auto",
+    "epochs": 1,
     "mask_supervision": 0.0,
     "resize": "pad",
     "second_look": False,
+    "seed": 0,
     "views": 1,
 }  # what a compiled step does not depend on
 
@@ -110,12 +112,13 @@ class CrossValidation:
     def answers(self, experiment: Experiment, seed: int) -> pd.DataFrame:
         """As predictions.csv, with the column `hit`; computed where they are not there."""
         told = experiment.model_copy(update={"seed": seed, "name": ""}).model_dump_json()
-        digest = hashlib.sha256(f"{len(self.parts)} {told}".encode()).hexdigest()[:16]
+        of_what = f"{len(self.parts)} {told} {self.rows.to_csv(index=False)}"
+        digest = hashlib.sha256(of_what.encode()).hexdigest()[:16]
         path = self.folder / "cross_validation" / f"{digest}.csv"
         if not path.is_file():
             path.parent.mkdir(exist_ok=True)
             write_csv(path, self._compute(experiment, seed))
-        return pd.read_csv(path, dtype={"patient": str, "study": str})
+        return read_table(path)
 
     def _compute(self, experiment: Experiment, seed: int) -> pd.DataFrame:
         shape = (experiment.image_size, experiment.resize)
@@ -124,9 +127,9 @@ class CrossValidation:
         squares = self._squares[shape]
         classes = squares.images.classes
         graph = experiment.model_copy(update=_OUTSIDE)
-        key = graph.model_copy(update={"seed": 0, "epochs": 1}).model_dump_json()
+        key = graph.model_dump_json()
         if key not in self._trainers:
-            self._trainers = {key: Trainer(graph, classes)}
+            self._trainers[key] = Trainer(graph, classes)
         trainer = self._trainers[key]
         answers, hits = np.empty((len(self.rows), len(classes))), np.empty(len(self.rows))
         for part in self.parts:
@@ -154,6 +157,10 @@ def samples_of(answers: pd.DataFrame) -> pd.DataFrame:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Print a row for each change and seed as it comes, and one for the mean of its networks."""
+    if arguments.seeds < 1 or arguments.folds < 2:
+        raise UserError("Give --seeds 1 or more, and --folds 2 or more.")
+    if arguments.only and not arguments.ablation:
+        raise UserError("--only chooses among the changes of --ablation: give that as well.")
     folder = find_run(arguments.run)
     require(folder, "04_data_transformation")
     values = dict(map(parse_assignment, arguments.parameters))
@@ -173,9 +180,9 @@ def measure(arguments: argparse.Namespace) -> None:
             began = time.perf_counter()
             tables[change].append(validation.answers(experiment, seed))
             took = time.perf_counter() - began
-            print(change or "recipe", f"seed {seed}: {judge(tables[change][-1])}; {took:.0f} s")
+            _say(change, f"seed {seed}: {judge(tables[change][-1])}; {took:.0f} s")
         if arguments.seeds > 1:
-            print(change or "recipe", f"mean network: {judge(mean_answers(tables[change]))}")
+            _say(change, f"mean network: {judge(mean_answers(tables[change]))}")
     if arguments.ablation and not arguments.only:
         samples = {
             change: dict(enumerate(map(samples_of, each))) for change, each in tables.items()
@@ -187,6 +194,10 @@ def measure(arguments: argparse.Namespace) -> None:
         frame = summarize(samples)
         write_csv(arguments.out, frame)
         print(ablation_table(frame).to_string())
+
+
+def _say(change: str, text: str) -> None:
+    print(change or "recipe", text, flush=True)
 
 
 def _parsed(change: str) -> dict[str, Any]:
@@ -201,7 +212,9 @@ def main() -> None:
     parser.add_argument("run", help="a run that has completed 03: its name in runs/, or its folder")
     parser.add_argument("changes", nargs="*", default=[""], help='such as image_size=384; "": none')
     parser.add_argument("--ablation", action="store_true", help="instead of changes")
-    parser.add_argument("--only", action="append", metavar="CHANGE", help="leave the others out")
+    parser.add_argument(
+        "--only", action="append", metavar="CHANGE", help="of the ablation; leave the others out"
+    )
     parser.add_argument("-p", dest="parameters", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--folds", type=int, default=4)

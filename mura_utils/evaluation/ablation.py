@@ -117,7 +117,7 @@ def ablation_table(frame: pd.DataFrame) -> pd.DataFrame:
     """
     means = frame[frame["seed"] == "mean"]
     texts = [
-        f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.value == row.value else "–"
+        f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" if pd.notna(row.value) else "–"
         for row in means.itertuples()
     ]
     table = means.assign(text=texts).pivot(index="change", columns="metric", values="text")
