@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,8 +17,8 @@ from mura_utils.errors import UserError
 from mura_utils.evaluation.calibration import at_temperature
 from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_familiarity
 from mura_utils.labels import body_part, p_abnormal, probability_columns
-from mura_utils.runs.ensemble import Networks, networks_of
-from mura_utils.runs.record import ENSEMBLE, chosen_number, is_ensemble, is_tested
+from mura_utils.runs.ensemble import Networks, Rules, networks_of
+from mura_utils.runs.record import is_tested
 
 if TYPE_CHECKING:
     import keras
@@ -54,35 +53,6 @@ class View(NamedTuple):
     batch: np.ndarray
     step: int
     fine: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What was chosen on validation images.
-
-    Attributes:
-        threshold: an image is abnormal if P(abnormal) is above it.
-        threshold_from: the file that it was read from.
-        temperature: divides the logits to calibrate them; None if notebook 06 has fitted none.
-    """
-
-    threshold: float
-    threshold_from: str
-    temperature: float | None
-
-    @classmethod
-    def of(cls, folder: Path, networks: Networks) -> Rules:
-        """Those of a run or an ensemble.
-
-        Raises:
-            UserError: a file of notebook 06 is damaged.
-        """
-        threshold = chosen_number(folder / "operating_point.json", "threshold")
-        temperature = chosen_number(folder / "calibration.json", "temperature")
-        if threshold is None:
-            parameters = ENSEMBLE if is_ensemble(folder) else "experiment.yaml"
-            return cls(networks.threshold, parameters, temperature)
-        return cls(threshold, "operating_point.json", temperature)
 
 
 class _Network(NamedTuple):
@@ -141,7 +111,7 @@ class Predictor:
         self._loaded = [
             self._load(*each)
             for each in zip(
-                self.networks.files,
+                range(len(self.networks.files)),
                 self.networks.resize,
                 self.networks.second_look,
                 values,
@@ -149,20 +119,14 @@ class Predictor:
             )
         ]
 
-    def _load(self, file: Path, how: str, twice: bool, values: np.ndarray | None) -> _Network:
+    def _load(self, number: int, how: str, twice: bool, values: np.ndarray | None) -> _Network:
         from mura_utils.frozen import with_pooled
-        from mura_utils.network.build import load_model
         from mura_utils.network.inference import compile_for_openvino, trace
         from mura_utils.network.second_look import with_finding
         from mura_utils.network.tabular import at_values
 
-        model, familiar = at_values(load_model(file), values), known_by(file)
-        if model.output_shape[-1] != len(self.networks.classes):
-            raise UserError(
-                f"{self.networks.described_in} names {len(self.networks.classes)} classes, but "
-                f"{file} has {model.output_shape[-1]}: they are not of one training; run "
-                "05_modeling again."
-            )
+        file = self.networks.files[number]
+        model, familiar = at_values(load_network(self.networks, number), values), known_by(file)
         whole = with_pooled(model, familiar.layers) if familiar else model
         whole = with_finding(whole) if twice else whole
         run = traced = trace(whole, BATCH_SIZE if self._padded else None)
@@ -286,6 +250,24 @@ class Predictor:
             }
             for n, unlike in enumerate(answers.unfamiliar)
         ]
+
+
+def load_network(networks: Networks, number: int) -> keras.Model:
+    """Load the model of ``networks.files[number]``.
+
+    Raises:
+        UserError: it cannot be loaded, or has other classes.
+    """
+    from mura_utils.network.saved import load_model
+
+    file = networks.files[number]
+    model = load_model(file)
+    if model.output_shape[-1] != len(networks.classes):
+        raise UserError(
+            f"{networks.described_in} names {len(networks.classes)} classes, but {file} has "
+            f"{model.output_shape[-1]}: they are not of one training; run 05_modeling again."
+        )
+    return model
 
 
 def require_openvino() -> None:

@@ -162,6 +162,34 @@ def test_a_run_is_no_folder_to_write_to(run, tree):
     assert (folder / "state.json").read_text() == before
 
 
+def test_results_of_another_data_set_are_not_replaced(run, tree, tmp_path):
+    run()
+    out = evaluate_run("mine", tree, progress=False)
+    evaluate_run("mine", tree, progress=False)
+    before = (out / "metrics.json").read_bytes()
+    other = write_tree(
+        tmp_path / "elsewhere" / tree.name, tiny_rows(), content=lambda n: png(100 + n)
+    )
+    with pytest.raises(UserError, match="holds the results of") as error:
+        evaluate_run("mine", other, progress=False)
+    assert one_sentence(error)
+    assert (out / "metrics.json").read_bytes() == before
+
+
+def test_a_run_that_nobody_can_write_to_is_tested_elsewhere(run, tree, tmp_path, monkeypatch):
+    run()
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("mura_utils.external.judging.working_in", refuse)
+    assert (
+        evaluate_run("mine", tree, out=tmp_path / "out", progress=False) / "metrics.json"
+    ).exists()
+    with pytest.raises(PermissionError):
+        evaluate_run("mine", tree, progress=False)
+
+
 def test_an_untested_run_has_no_internal_numbers(run, tree, said):
     folder = run()
     write_json(folder / "operating_point.json", {"rule": "old", "threshold": 0.25})

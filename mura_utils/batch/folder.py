@@ -32,12 +32,11 @@ from mura_utils.predictor import (
     BATCH_SIZE,
     Inputs,
     Predictor,
-    Rules,
     familiarity_file,
     missing_of_person,
     require_openvino,
 )
-from mura_utils.runs.ensemble import Networks, networks_of
+from mura_utils.runs.ensemble import Networks, Rules, networks_of
 from mura_utils.runs.record import require_trained
 from mura_utils.terminal import hide_bars
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from mura_utils.errors import UserError
 from mura_utils.labels import body_part
-from mura_utils.predictor import Rules
-from mura_utils.runs.ensemble import Networks, networks_of, read_ensemble
+from mura_utils.runs.ensemble import Networks, Rules, networks_of, read_ensemble
 
 NOTICE = "Not a medical device: do not use it for clinical decisions."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from mura_utils.external.answers import P_ABNORMAL, binary_predictions, read_ans
 from mura_utils.external.subject import Subject
 from mura_utils.labels import body_part, probability_columns
 from mura_utils.labels import p_abnormal as sum_of_abnormal
-from mura_utils.paths import write_csv, write_json
+from mura_utils.paths import reading, resolve, write_csv, write_json
 from mura_utils.runs.record import require_trained, working_in
 
 logger = logging.getLogger(__name__)
@@ -94,12 +95,15 @@ def evaluate_run(
 
     Raises:
         UserError: there is no such trained run, or no such data set; no body part corresponds; no
-            image is left; `out` is a run's folder.
+            image is left; `out` is a run's folder, or holds the results of another data set.
     """
     _refuse_run(out)
-    folder = require_trained(run)
+    folder, root = require_trained(run), resolve(root)
+    # Another folder leaves the run as it is, which may lie where nobody can write.
+    held = nullcontext() if out else working_in(folder)
     out = out or folder / "external" / root.name
-    with working_in(folder):
+    _refuse_results_of_another(out, root)
+    with held:
         subject = Subject.of(folder)
         rows, counts = _images(root, source, subject, progress)
         if not binary:
@@ -107,8 +111,10 @@ def evaluate_run(
         rows = rows.assign(split="external")
         probabilities = subject.answer(root, rows, progress)
         predictions = _predictions(rows, subject, probabilities, binary)
-        threshold, origin = subject.threshold
-        logger.info(f"Threshold {threshold:.4g}, from the run: {origin}.")
+        rules, threshold = subject.rules, subject.rules.threshold
+        logger.info(
+            f"Threshold {threshold:.4g}, from the run: {rules.threshold_from}, {rules.rule}."
+        )
         resamples = subject.members[0].experiment.bootstrap
         external = _judge(predictions, binary, threshold, resamples)
         tables = {"external": external}
@@ -122,6 +128,7 @@ def evaluate_run(
             "run": folder.name,
             "models": [member.model_sha256 for member in subject.members],
             "data": root.name,
+            "folder": str(root),
             "source": rows["source"].iloc[0],
             "split": "external",
             "binary": binary,
@@ -247,6 +254,19 @@ def _refuse_run(out: Path | None) -> None:
     if out is not None and (out / "state.json").exists():
         raise UserError(
             f"--out {out} is a run, whose own metrics.json would be replaced: give another folder."
+        )
+
+
+def _refuse_results_of_another(out: Path, root: Path) -> None:
+    path = out / "metrics.json"
+    if not path.is_file():
+        return
+    with reading(path) as earlier:
+        tested = earlier.get("folder", str(root))
+    if tested != str(root):
+        raise UserError(
+            f"{out} holds the results of {tested}: give another folder with --out for those of "
+            f"{root}."
         )
 
 

@@ -12,13 +12,18 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mura_utils.data.dataset import load_images
-from mura_utils.errors import UserError
-from mura_utils.paths import read_table, reading
-from mura_utils.runs.ensemble import Member, Networks, networks_of, read_ensemble, read_member
-from mura_utils.runs.record import chosen_number, images_of, is_ensemble, is_tested
+from mura_utils.paths import read_table
+from mura_utils.predictor import load_network
+from mura_utils.runs.ensemble import (
+    Member,
+    Networks,
+    Rules,
+    networks_of,
+    read_ensemble,
+    read_member,
+)
+from mura_utils.runs.record import images_of, is_ensemble, is_tested
 from mura_utils.terminal import hide_bars
-
-OPERATING_POINT = "operating_point.json"
 
 _BATCHES_AT_ONCE = 16  # between two steps of the progress bar
 
@@ -48,14 +53,9 @@ class Subject:
         return cls(folder, networks_of(folder), members)
 
     @cached_property
-    def threshold(self) -> tuple[float, str]:
-        """Abnormal is P(abnormal) above it; and where it is from."""
-        path = self.folder / OPERATING_POINT
-        threshold = chosen_number(path, "threshold")
-        if threshold is not None:
-            with reading(path) as point:
-                return threshold, f"{path.name}, {point['rule']}"
-        return self.members[0].experiment.threshold, "the parameter threshold"
+    def rules(self) -> Rules:
+        """Its threshold, above which P(abnormal) is called abnormal."""
+        return Rules.of(self.folder, self.networks)
 
     @cached_property
     def images(self) -> pd.DataFrame:
@@ -95,16 +95,9 @@ class Subject:
         """The probabilities that one network gives, over mirror images as well if need be."""
         file, how = self.networks.files[number], self.networks.resize[number]
         names, twice = self.networks.tabular[number], self.networks.second_look[number]
-        from mura_utils.network.saved import load_model
         from mura_utils.network.second_look import answer
 
-        model = load_model(file)
-        if model.output_shape[-1] != len(self.networks.classes):
-            raise UserError(
-                f"{self.networks.described_in} names {len(self.networks.classes)} classes, but "
-                f"{file} has {model.output_shape[-1]}: they are not of one training; run "
-                "05_modeling again."
-            )
+        model = load_network(self.networks, number)
         size = model.inputs[0].shape[1]
         images = load_images(root, rows, size, how, progress, names)
         batch_size = self.members[0].experiment.batch_size

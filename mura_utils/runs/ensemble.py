@@ -18,6 +18,7 @@ from mura_utils.experiments import Experiment, validate_parameters
 from mura_utils.paths import reading, runs_dir, write_json
 from mura_utils.runs.record import (
     ENSEMBLE,
+    chosen_number,
     find_run,
     is_ensemble,
     is_trained,
@@ -115,6 +116,39 @@ class Networks:
     classes: list[str]
     threshold: float
     described_in: Path
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What notebook 06 has chosen on validation images for a run or an ensemble.
+
+    Attributes:
+        threshold: an image is abnormal if P(abnormal) is above it.
+        threshold_from: the file that it was read from.
+        rule: by which it was chosen; "the parameter threshold" where 06 has chosen none.
+        temperature: divides the logits to calibrate them; None if 06 has fitted none.
+    """
+
+    threshold: float
+    threshold_from: str
+    rule: str
+    temperature: float | None
+
+    @classmethod
+    def of(cls, folder: Path, networks: Networks) -> Rules:
+        """Those of a run or an ensemble.
+
+        Raises:
+            UserError: a file of notebook 06 is damaged.
+        """
+        temperature = chosen_number(folder / "calibration.json", "temperature")
+        path = folder / "operating_point.json"
+        threshold = chosen_number(path, "threshold")
+        if threshold is None:
+            parameters = ENSEMBLE if is_ensemble(folder) else "experiment.yaml"
+            return cls(networks.threshold, parameters, "the parameter threshold", temperature)
+        with reading(path) as point:
+            return cls(threshold, path.name, str(point["rule"]), temperature)
 
 
 def read_member(run: str | Path) -> Member:

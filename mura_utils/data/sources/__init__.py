@@ -5,6 +5,7 @@ A data set is one `Source`, which a module of this folder holds under the name `
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -122,6 +123,10 @@ def _recognize(root: Path) -> str:
     for parent in root.absolute().parents[:3]:
         if _nested(parent):
             raise UserError(f"{root} is a part of the data set in {parent}; give that folder.")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise UserError(
+            f"{root} cannot be read: its owner has to give you permission to list and open it."
+        )
     raise UserError(
         f"{root} holds no data set that is known here: give the folder with MURA-v1.1/, with "
         "FracAtlas' dataset.csv and images/, with GRAZPEDWRI-DX's dataset.csv and images_part1/ "
