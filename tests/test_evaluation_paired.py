@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import kstest, permutation_test
 
 from mura_utils.errors import UserError
-from mura_utils.evaluation.paired import compare_paired
+from mura_utils.evaluation.metrics import evaluate
+from mura_utils.evaluation.paired import compare_paired, compare_study_rules
 
 CLASSES = ("Abnormal-HAND", "Normal-HAND")
 ACCURACY, AUROC, SENSITIVITY = (
@@ -119,3 +120,20 @@ def test_other_images_are_one_sentence(change, message):
     run = answers(truth(), 1, 1)
     with pytest.raises(UserError, match=message):
         compare_paired(run, change(run))
+
+
+def test_rules_of_a_study_are_compared_on_the_same_patients():
+    predictions = answers(truth(), skill=0.5, seed=1)
+    found = compare_study_rules(predictions, resamples=300)
+    rules = evaluate(predictions, bootstrap=0)["study_rules"]
+    of_mean = rules.pop("mean")["auroc"]["value"]
+    assert found["auroc"].to_dict() == pytest.approx(
+        {k: v["auroc"]["value"] for k, v in rules.items()}
+    )
+    assert found["difference"].to_dict() == pytest.approx((found["auroc"] - of_mean).to_dict())
+    assert (found["low"] <= found["difference"]).all() and (
+        found["difference"] <= found["high"]
+    ).all()
+    one_image_each = predictions.drop_duplicates("study")
+    assert (compare_study_rules(one_image_each, 50)[["difference", "low", "high"]] == 0).all(axis=None)
+    assert compare_study_rules(predictions.query("abnormality == 'Normal'"), 5).isna().all(axis=None)

@@ -51,8 +51,10 @@ def test_a_summary_of_the_head_has_all_parameters_and_what_each_layer_reads():
     model = build.build_model(small(fast_dropout=False), 3)
     summary = build.head_summary(model)
     assert summary["parameters"].sum() == model.count_params()
-    assert summary.loc["features"].tolist()[:2] == ["backbone", "2 × 2 × 256"]
-    assert summary.loc["attention_0"].tolist() == ["Conv2D", "2 × 2 × 1", 257, "squeeze_excite"]
+    assert summary.loc["features"].tolist()[:3] == ["backbone", "", "2 × 2 × 256"]
+    heads = ["Conv2D", "sigmoid", "2 × 2 × 1", 257, "squeeze_excite"]
+    assert summary.loc["attention_0"].tolist() == heads
+    assert summary.loc[["logits", "predictions"], "activation"].tolist() == ["", "softmax"]
     assert summary.loc["multiply_1", "reads"] == "squeeze_excite, attention_0"
     assert summary.index[-1] == "predictions"
 

@@ -41,13 +41,13 @@ def test_waits_of_studies_that_there_are_none_of_are_not_drawn():
 
 
 def test_the_decision_curve_shows_all_three_and_cuts_what_lies_far_below():
-    frame = pd.DataFrame({"threshold": [0.1, 0.5, 0.9], "model": [0.3, 0.25, 0.1]})
+    frame = pd.DataFrame({"threshold": [0.1, 0.5, 0.9], "model": [0.3, 0.25, 0.9]})
     frame = frame.assign(low=0.05, high=0.35, treat_all=[0.29, -0.2, -5])
     fig = plotting.decision_curve(frame)
     (ax,) = fig.axes
     model, everyone, none = ax.lines
-    assert model.get_ydata().tolist() == [0.3, 0.25, 0.1]
-    assert everyone.get_ydata().tolist() == [0.29, -0.2, -5]
+    assert model.get_ydata().tolist() == [0.3, 0.25], "above 0.5 nobody acts"
+    assert everyone.get_ydata().tolist() == [0.29, -0.2]
     assert set(none.get_ydata()) == {0}
     assert -0.5 < ax.get_ylim()[0] < 0
     assert "At the threshold 0.5" in plotting.alt_text(fig)

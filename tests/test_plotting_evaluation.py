@@ -143,3 +143,23 @@ def test_scores_of_test_and_foreign_images_are_drawn_with_the_limit():
     assert "0.0% of 3 test images and 0.0% of 1 image " in plotting.alt_text(same)
     dead = plotting.unfamiliar(np.zeros(3), np.zeros(2), limit=0.0)
     assert "0.0% of 3 test images and 0.0% of 2 images" in plotting.alt_text(dead)
+
+
+def test_a_roc_curve_bears_the_points_of_its_thresholds():
+    points = {"0.5": (0.9, 0.7), "0.3, youden": (0.8, 0.85)}
+    fig = plotting.roc_with_thresholds(([0, 0.2, 1], [0, 0.85, 1]), points, "demo")
+    (ax,) = fig.axes
+    marked = {line.get_label(): line.get_xydata()[0] for line in ax.lines[2:]}
+    assert marked.keys() == points.keys()
+    np.testing.assert_allclose(marked["0.5"], (0.1, 0.7))
+    assert "0.3, youden: specificity 0.800, sensitivity 0.850" in plotting.alt_text(fig)
+
+
+def test_curves_in_the_corner_are_drawn_larger():
+    def ends(area: float) -> tuple[float, float]:
+        curve = {"fpr": [0, 0.1, 1], "tpr": [0, 0.99, 1], "auc": area}
+        fig = plotting.roc_curves({"Abnormal-HAND": curve, "Normal-HAND": curve}, curve, None)
+        return fig.axes[0].get_xlim()[1], fig.axes[0].get_ylim()[0]
+
+    assert ends(0.99) == pytest.approx((0.306, 0.694))
+    assert ends(0.9) == pytest.approx((1.02, -0.02))

@@ -26,6 +26,14 @@ def test_training_curves_mark_the_epoch_of_least_validation_loss(epochs, best):
     assert f"in epoch {best}," in plotting.alt_text(fig)
 
 
+def test_the_loss_of_the_first_epoch_does_not_flatten_the_others():
+    losses = [9.0, 1.0, 0.9, 0.8, 0.7, 0.6]
+    history = pd.DataFrame({"epoch": range(1, 7), "loss": losses, "val_loss": losses})
+    history = history.assign(accuracy=0.5, val_accuracy=0.5)
+    assert plotting.training_curves(history).axes[0].get_ylim() == pytest.approx((0, 1.05))
+    assert plotting.training_curves(history[:3]).axes[0].get_ylim()[1] > 9
+
+
 def test_training_curves_bear_missing_values():
     history = make_history(9)
     history.loc[6, ["val_loss", "val_accuracy"]] = np.nan

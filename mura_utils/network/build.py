@@ -171,9 +171,9 @@ def head_summary(model: keras.Model) -> pd.DataFrame:
         model: as returned by `build_model`, or any that has a layer `FEATURES`.
 
     Returns:
-        One row a layer, indexed by its name: ``type``; ``output``, the shape of one image's;
-        ``parameters``; ``reads``, the names of the layers before it. The first row, ``features``,
-        stands for the whole backbone.
+        One row a layer, indexed by its name: ``type``; ``activation``, "" for none; ``output``, the
+        shape of one image's; ``parameters``; ``reads``, the names of the layers before it. The
+        first row, ``features``, stands for the whole backbone.
     """
     operations = list(model.operations)
     first = 1 + [operation.name for operation in operations].index(FEATURES)
@@ -181,6 +181,7 @@ def head_summary(model: keras.Model) -> pd.DataFrame:
     rows = {
         FEATURES: {
             "type": "backbone",
+            "activation": "",
             "output": _sides(operations[first - 1]),
             "parameters": sum(map(_parameters, operations[:first])),
             "reads": "",
@@ -190,6 +191,7 @@ def head_summary(model: keras.Model) -> pd.DataFrame:
         inputs = [tensor._keras_history.operation.name for tensor in _inputs(operation)]
         rows[operation.name] = {
             "type": type(operation).__name__,
+            "activation": _activation(operation),
             "output": _sides(operation),
             "parameters": _parameters(operation),
             "reads": ", ".join(FEATURES if name in before else name for name in inputs),
@@ -199,6 +201,12 @@ def head_summary(model: keras.Model) -> pd.DataFrame:
 
 def _inputs(operation: keras.Operation) -> list[keras.KerasTensor]:
     return keras.tree.flatten(operation.input)
+
+
+def _activation(operation: keras.Operation) -> str:
+    function = getattr(operation, "activation", None)
+    name = "" if function is None else str(keras.activations.serialize(function))
+    return "" if name == "linear" else name
 
 
 def _sides(operation: keras.Operation) -> str:

@@ -28,6 +28,7 @@ from mura_utils.plotting.evaluation import (
     per_class_f1,
     prediction_grid,
     roc_curves,
+    roc_with_thresholds,
 )
 from mura_utils.plotting.explanations import (
     answer_curves,
@@ -98,6 +99,7 @@ __all__ = [
     "reliability_diagram",
     "risk_coverage",
     "roc_curves",
+    "roc_with_thresholds",
     "sample_grid",
     "score_intervals",
     "show",

@@ -40,7 +40,8 @@ def worklist_waits(expected: pd.DataFrame, simulated: pd.DataFrame) -> Figure:
         simulated: load, order, studies, wait, low, high.
     """
     fig = new_figure(3.4, "Mean wait, in report times (lines: formula; dots: simulation)")
-    axes = add_panels(fig, 1, 2, sharex=True)
+    axes = add_panels(fig, 1, 2, sharex=True, sharey=True)
+    axes[0].set_ylabel("mean wait, in report times")
     said = []
     for ax, kind in zip(axes, ("abnormal", "normal"), strict=True):
         lines, dots = (table[table["studies"] == kind] for table in (expected, simulated))
@@ -65,9 +66,12 @@ def _at_most_loaded(line: pd.DataFrame) -> str:
 def decision_curve(frame: pd.DataFrame) -> Figure:
     """Net benefit of the model, of calling every study abnormal, and of calling none so.
 
+    Thresholds up to 0.5 are drawn: above it, a false alarm would count more than a finding.
+
     Args:
         frame: threshold (probability), model, low, high (its interval), treat_all.
     """
+    frame = frame[frame["threshold"] <= 0.5]
     fig = new_figure(3.4, "Decision curve, per study")
     (ax,) = add_panels(fig, 1, 1)
     t = frame["threshold"]
@@ -76,7 +80,7 @@ def decision_curve(frame: pd.DataFrame) -> Figure:
     ax.plot(t, frame["treat_all"], "--", color=ABNORMALITIES[ABNORMAL], label="all are abnormal")
     ax.axhline(0, linestyle=":", color=ABNORMALITIES[NORMAL], label="none is abnormal")
     top = max(frame["high"].max(), frame["treat_all"].max(), 0.01)
-    ax.set(xlim=(0, 1), ylim=(-0.4 * top, 1.1 * top))
+    ax.set(xlim=(0, 0.5), ylim=(-0.2 * top, 1.1 * top))
     ax.set(xlabel="threshold probability", ylabel="net benefit")
     share_legend(fig, [ax])
     best = frame.assign(gain=frame["model"] - frame["treat_all"].clip(lower=0))
@@ -119,13 +123,13 @@ def group_rates(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
             draw_dots(ax, shown, rate, [ABNORMALITIES[kind]] * len(rows))
             counts = rows[kind.lower()]
             labels = [f"{group}  ({n})" for group, n in zip(rows["group"], counts, strict=True)]
-            ax.set_yticks(range(len(rows)), labels, fontsize=8)
+            ax.set_yticks(range(len(rows)), labels)
             said += [
                 f"{attribute} {group} {rate} {value:.2f}"
                 for group, value in zip(rows["group"], rows[rate], strict=True)
                 if pd.notna(value)
             ]
-        row[0].set_title(names.get(attribute, attribute), fontsize=9)
+        row[0].set_title(names.get(attribute, attribute))
     for column, (rate, kind) in zip(axes.T, _RATES.items(), strict=True):
         drawn = [ax for ax in column if ax.get_visible()]
         for ax in drawn[-1:]:

@@ -83,6 +83,8 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], normalize: bool
 
 Curve = Mapping[str, Any]
 
+_IN_THE_CORNER = 0.95  # areas above it leave nothing to see elsewhere
+
 
 @in_our_style
 def roc_curves(
@@ -92,7 +94,8 @@ def roc_curves(
 
     Args:
         curves: label -> curve, as in metrics.json: fpr and tpr (rising rates, 0..1) and auc; None
-            where there is none, for a class that the evaluated split lacks.
+            where there is none, for a class that the evaluated split lacks. If every area is above
+            0.95, only the corner that holds the curves is drawn.
         micro: the same over all decisions.
         macro: the same averaged over the classes.
     """
@@ -102,7 +105,11 @@ def roc_curves(
         panels[part] = {a: (curves.get(join(a, part)), c) for a, c in ABNORMALITIES.items()}
     columns = 4 if len(panels) > 6 else 3
     rows = -(-len(panels) // columns)
-    fig = new_figure(0.7 + 2.3 * rows * 4 / (columns + 0.4), "ROC, each class against the rest")
+    everything = {"micro": micro, "macro": macro, **curves}
+    areas = {label: curve["auc"] for label, curve in everything.items() if curve is not None}
+    corner = bool(areas) and min(areas.values()) > _IN_THE_CORNER
+    title = "ROC, each class against the rest" + ", upper left corner" * corner
+    fig = new_figure(0.7 + 2.3 * rows * 4 / (columns + 0.4), title)
     axes = add_panels(fig, rows, columns, sharex=True, sharey=True)
     for ax, (name, lines) in zip(axes, panels.items(), strict=False):
         for (label, (curve, color)), line in zip(lines.items(), ("-", "--"), strict=True):
@@ -117,18 +124,47 @@ def roc_curves(
                     label=f"{label} {curve['auc']:.3f}",
                 )
         ax.plot([0, 1], [0, 1], ":", color=OTHER, linewidth=1)
-        ax.set(
-            title=wrapped(name, 8 / columns), xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal"
-        )
-        ax.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        end = 0.3 if corner else 1
+        ax.set(xlim=(-0.02 * end, 1.02 * end), ylim=(1 - 1.02 * end, 1 + 0.02 * end))
+        ax.set(xticks=[0, end / 2, end], yticks=[1 - end, 1 - end / 2, 1])
+        ax.set(title=wrapped(name, 8 / columns), aspect="equal")
         ax.legend(loc="lower right", title="area under the curve", alignment="left")
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     fig.supxlabel("false positive rate", fontsize=10)
     fig.supylabel("true positive rate", fontsize=10)
-    everything = {"micro": micro, "macro": macro, **curves}
-    areas = {label: curve["auc"] for label, curve in everything.items() if curve is not None}
     return with_alt_text(fig, f"ROC curves. Area under the curve: {comma_list(areas, '{:.3f}')}.")
+
+
+@in_our_style
+def roc_with_thresholds(
+    rates: tuple[Sequence[float], Sequence[float]],
+    points: Mapping[str, tuple[float, float]],
+    title: str,
+) -> Figure:
+    """One ROC curve, and the points on it that thresholds choose.
+
+    Args:
+        rates: false positive and true positive rates, rising, 0..1.
+        points: by a threshold's name, its specificity and sensitivity, 0..1.
+        title: of the figure.
+    """
+    fig = new_figure(3.6, title)
+    (ax,) = add_panels(fig, 1, 1)
+    ax.plot(*rates, color=OURS)
+    ax.plot([0, 1], [0, 1], ":", color=OTHER, label="answers at random")
+    colors = dict(zip(points, (OTHER, WRONG), strict=False))
+    for (name, (specificity, sensitivity)), marker in zip(points.items(), "os^v", strict=False):
+        color = colors.get(name, OURS)
+        ax.plot(1 - specificity, sensitivity, marker, color=color, markersize=9, label=name)
+    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    ax.set(xlabel="false alarms: 1 - specificity", ylabel="findings found: sensitivity")
+    ax.grid()
+    ax.legend(loc="lower right", title="threshold", alignment="left")
+    said = "; ".join(
+        f"{n}: specificity {a:.3f}, sensitivity {b:.3f}" for n, (a, b) in points.items()
+    )
+    return with_alt_text(fig, f"{title}. {said}.")
 
 
 @in_our_style
@@ -137,6 +173,7 @@ def prediction_grid(
     true: Sequence[str],
     predicted: Sequence[str],
     probabilities: Sequence[float],
+    title: str = "",
 ) -> Figure:
     """Radiographs with what they are and what the model says (report Fig. 32).
 
@@ -145,6 +182,7 @@ def prediction_grid(
         true: n labels.
         predicted: n labels.
         probabilities: n probabilities of the predicted labels, 0..1.
+        title: of the figure; without one, how many are predicted correctly.
     """
     if not len(images):
         fig = new_figure(1)
@@ -153,7 +191,8 @@ def prediction_grid(
     columns = min(len(images), 4)
     rows = -(-len(images) // columns)
     right = sum(t == p for t, p in zip(true, predicted, strict=True))
-    fig = new_figure(0.5 + 2.1 * rows, f"{right} of {len(images)} predicted correctly")
+    title = title or f"{right} of {len(images)} predicted correctly"
+    fig = new_figure(0.5 + 2.1 * rows, title)
     axes = add_panels(fig, rows, columns)
     for ax, image, truth, answer, probability in zip(
         axes[: len(images)], images, true, predicted, probabilities, strict=True
@@ -240,12 +279,12 @@ def forest(frame: pd.DataFrame, title: str) -> Figure:
     fig = new_figure(1.3 + 0.3 * len(groups), title)
     axes = add_panels(fig, 1, len(metrics), sharey=True)
     colors = [OTHER] * (len(groups) - 1) + [OURS]
+    lowest = np.nanmin([0, *frame["value"], *frame["low"]])  # one scale, to compare widths
     listed = []
     for ax, metric in zip(axes, metrics, strict=True):
         rows = frame[frame["metric"] == metric].set_index(of).reindex(groups)
         ax.axvline(rows["value"].iloc[-1], color=OURS, linestyle=":", linewidth=1)
         draw_dots(ax, rows, "value", colors)
-        lowest = np.nanmin([0.5, *rows["value"], *rows["low"]])
         ax.set(title=metric, xlim=(lowest - 0.03, 1.03))
         listed.append(f"{metric}: {comma_list(rows['value'].dropna(), '{:.3f}')}")
     axes[0].set_yticks(range(len(groups)), groups)

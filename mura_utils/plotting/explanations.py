@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mura_utils.plotting.style import (
     OTHER,
@@ -22,6 +23,7 @@ from mura_utils.plotting.style import (
     with_alt_text,
 )
 
+_SHORT = {"auprc": "AUPRC", "iou": "IoU"}
 _LINES = sns.color_palette("colorblind").as_hex()
 
 
@@ -49,7 +51,9 @@ def score_intervals(
             rows = random.xs(score).reindex(names)[["value"]]
             draw_dots(ax, rows, "value", [OURS] * len(names), filled=False)
         draw_dots(ax, summary.xs(score).reindex(names), "value", colors)
-        ax.set(xlabel=score.replace("_", "\n", 1).replace("_", " "), xlim=(-0.02, None))
+        name = _SHORT.get(score, score.replace("_", "\n", 1).replace("_", " "))
+        ax.set(xlabel=name, xlim=(-0.02, None))
+        ax.xaxis.set_major_locator(MaxNLocator(3, prune="upper"))
     axes[0].set_yticks(range(len(names)), [f"{method}\n{target}" for method, target in names])
     axes[0].tick_params(axis="y", labelsize=8)
     for face, label in ((OURS, "method"), ("white", "the same, random network")):
@@ -117,8 +121,8 @@ def answer_curves(curves: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             share = np.linspace(0, 100, len(values))
             ax.plot(share, values, color=_LINES[number % len(_LINES)], label=name)
             areas.append(f"{way}, {name}: {np.trapezoid(values, share / 100):.2f}")
-        ax.axhline(0.5, color=WRONG, linestyle=":", linewidth=1)
+        ax.axhline(0.5, color=WRONG, linestyle=":", linewidth=1, label="undecided")
         ax.set(title=way, xlabel="pixels changed (%)", ylim=(-0.02, 1.02))
-    axes[0].set_ylabel("P(abnormal) of the two")
+    axes[0].set_ylabel("P(abnormal) against normal,\nsame body part")
     share_legend(fig, axes)
     return with_alt_text(fig, f"Deletion and insertion curves; areas: {'; '.join(areas)}.")

@@ -68,7 +68,7 @@ def heatmap_rows(
         heatmaps: name -> n maps (h, w) in [0, 1]; one column a name.
         masks: n arrays (H, W) bool, outlined in their rows, or None.
     """
-    tile = min(8.6 / (len(heatmaps) + 1), 1.7)
+    tile = min(8.6 / (len(heatmaps) + 1), 2.6 if len(heatmaps) == 1 else 1.7)
     heights = [tile + 0.6 + 0.15 * ("\n" in "".join(heatmaps))] * len(images) + [0.6]
     fig = new_figure(sum(heights))
     *bands, foot = fig.subfigures(len(heights), 1, height_ratios=heights)

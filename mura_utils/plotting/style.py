@@ -36,7 +36,7 @@ OURS, OTHER, WRONG = "#000000", "#777777", "#A50026"
 # magma whose opacity grows with the heat: where a map is cold, the radiograph stays as it is
 _MAGMA = colormaps["magma"](np.linspace(0, 1, 256))
 
-HEAT = ListedColormap(np.column_stack([_MAGMA[:, :3], np.linspace(0, 0.85, 256)]))
+HEAT = ListedColormap(np.column_stack([_MAGMA[:, :3], np.linspace(0, 0.7, 256)]))
 
 _LETTERS_AN_INCH, _FEWEST_LETTERS = 12, 7
 

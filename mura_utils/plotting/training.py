@@ -7,6 +7,7 @@ from itertools import pairwise
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -75,6 +76,7 @@ def training_curves(history: pd.DataFrame, title: str = "Training") -> Figure:
         whole_numbers(ax)
         ax.grid()
         ax.legend()
+    axes[0].set_ylim(0, _top_of_losses(history))
     axes[1].set_ylim(0, 1)
     outcome = "there is no validation loss."
     if best is not None:
@@ -85,6 +87,12 @@ def training_curves(history: pd.DataFrame, title: str = "Training") -> Figure:
     return with_alt_text(
         fig, f"{title}: loss and accuracy over {thousands(len(history), 'epoch')}; {outcome}"
     )
+
+
+def _top_of_losses(history: pd.DataFrame) -> float | None:
+    """The end of the axis: the first epoch's loss, high above all others, may lie beyond."""
+    top = 1.05 * history[["loss", "val_loss"]].iloc[1:].max().max()
+    return float(top) if len(history) > 4 and np.isfinite(top) else None
 
 
 @in_our_style
@@ -123,8 +131,8 @@ Node = str | tuple[str, str, int]  # a box by its first layer, or where an arrow
 def architecture(summary: pd.DataFrame, title: str = "The head") -> Figure:
     """A network's head as boxes and arrows (report Fig. 12 to 14, 20, 22, 24).
 
-    Layers that only follow one another share a box. A line holds a layer's name, its kind and the
-    shape of one image's output; a box with a product is shaded.
+    Layers that only follow one another share a box. A line holds a layer's name, its kind, its
+    activation and the shape of one image's output; a box with a product is shaded.
 
     Args:
         summary: as returned by `network.build.head_summary`.
@@ -231,9 +239,10 @@ def _text_width(layers: pd.DataFrame, lines: int) -> float:
 
 
 def _texts(layer: Any) -> tuple[str, str]:
-    """Name and kind, and the output's shape."""
-    kind = _KINDS.get(layer.type, layer.type)
-    return f"{layer.Index}: {kind}", layer.output
+    """Name, kind and activation, and the output's shape."""
+    kind, activation = _KINDS.get(layer.type, layer.type), getattr(layer, "activation", "")
+    kinds = [activation] if kind == "Activation" else [kind, activation]
+    return f"{layer.Index}: {', '.join(filter(None, kinds))}", layer.output
 
 
 def _draw_box(ax: Axes, place: tuple[float, float, float, float], layers: pd.DataFrame) -> None:

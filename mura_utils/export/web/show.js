@@ -4,7 +4,7 @@ import { enlarged, heatOf } from "./answer.js";
 
 const SHOWN_SIDE = 1600; // pixels of the longer side of the radiograph's canvas
 const HEAT_SIDE = 256; // pixels of a side of the heat-map's canvas, before it is cut
-const HOTTEST = 0.85; // opacity
+const HOTTEST = 0.7; // opacity
 const LEAST_FULL = 0.5; // fall of the log-odds that has the full color, or more where more falls
 const MAGMA = [
   [0, 0, 4], [29, 17, 71], [81, 18, 124], [131, 38, 129], [183, 55, 121],
