@@ -23,7 +23,8 @@ class Augmentation:
         shear_range: degrees (not radians, and not a share) to either side, as Keras reads it.
         zoom_range: zoom factors are drawn from [1 - zoom_range, 1 + zoom_range], per axis.
         horizontal_flip: mirror left-right half of the images.
-        grey_range: gamma, contrast and brightness change by up to this share.
+        grey_range: r. Gray values, 0 to 1, are raised to exp(-r) to exp(r), their distance from 0.5
+            is multiplied by 1 - r to 1 + r, and -r / 2 to r / 2 is added.
     """
 
     rotation_range: float

@@ -11,6 +11,7 @@ import mmap
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def map_array(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is damaged.
     """
-    os.utime(path)
+    with suppress(PermissionError):  # a colleague's cache, which we may only read
+        os.utime(path)
     return _map(path)
 
 

@@ -78,7 +78,9 @@ def mask_targets(
     masks = tf.cast(masks[..., None], tf.float32)
     masks = _warp(masks, transforms[:, :8], "CONSTANT")
     cell = -(-masks.shape[1] // grid)
-    cells = tf.nn.max_pool2d(masks, cell, cell, "SAME")
+    missing = grid * cell - masks.shape[1]
+    masks = tf.pad(masks, [[0, 0], *[[missing // 2, missing - missing // 2]] * 2, [0, 0]])
+    cells = tf.nn.max_pool2d(masks, cell, cell, "VALID")
     return tf.where(known[:, None, None, None], tf.cast(cells >= 0.5, tf.float32), -1.0)
 
 

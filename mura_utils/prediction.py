@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mura_utils.data.images import Inspection, examine_image
 from mura_utils.errors import UserError
+from mura_utils.labels import body_part
 from mura_utils.paths import atomic_write
 from mura_utils.predictor import Inputs, Predictor, person_values
 from mura_utils.runs.ensemble import networks_of
@@ -96,7 +97,12 @@ def predict_images(
     taught = _AGAIN if all(predictor.networks.second_look) else _TAUGHT
     drawn = method or (taught if predictor.networks.taught else _CONTRAST)
     return [
-        {"image": str(image), **result, "heatmap": drawn, "overlay": str(target)}
+        {
+            "image": str(image),
+            **result,
+            "heatmap": drawn + _of_one_class(result["label"], drawn, predictor.networks.classes),
+            "overlay": str(target),
+        }
         for image, result, target in zip(images, results, targets, strict=True)
     ]
 
@@ -145,6 +151,15 @@ def _maps(
             heat = layer_cam(model, batch, target)
         maps.append(_enlarge(heat[:, :, ::step], largest.shape[1]))
     return largest[..., 0], np.mean(maps, axis=0)
+
+
+def _of_one_class(label: str, drawn: str, classes: Sequence[str]) -> str:
+    """What is to be said of a map for abnormal - normal where the model lacks one of the two."""
+    from mura_utils.explain.targets import alone
+
+    if "attention" in drawn or not alone(label, classes):
+        return ""
+    return f"; of the class {label} alone, as the run has no other for {body_part(label)}"
 
 
 def _enlarge(heatmaps: np.ndarray, size: int) -> np.ndarray:

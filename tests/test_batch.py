@@ -348,11 +348,13 @@ def test_reading_ahead_keeps_the_order_and_is_bounded():
 
 
 def test_images_are_found_in_the_order_of_their_paths(tmp_path):
-    for name in ("b/image1.png", "a/image10.png", "a/image2.jpeg", "a.png", "a\nb.png"):
+    names = ("b/image1.png", "a/image10.png", "a/image2.jpeg", "a.png", "a\nb.png")
+    for name in (*names, "c/9.41\u202fAM.png", "c/手\u3000左.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = find_images(tmp_path)
-    assert found.images == ["a.png", "a/image10.png", "a/image2.jpeg", "b/image1.png"]
+    readable = ["a.png", "a/image10.png", "a/image2.jpeg", "b/image1.png"]
+    assert found.images == [*readable, "c/9.41\u202fAM.png", "c/手\u3000左.png"]
     assert found.left_out == [
         "'a\\nb.png' was left out: its name is not UTF-8, or holds line breaks."
     ]

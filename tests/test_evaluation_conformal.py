@@ -19,6 +19,7 @@ from mura_utils.evaluation.conformal import (
     prediction_sets,
     set_kinds,
 )
+from mura_utils.evaluation.metrics import evaluate
 from mura_utils.evaluation.selective import risk_coverage
 from mura_utils.labels import probabilities_of
 from mura_utils.paths import REPOSITORY
@@ -141,3 +142,14 @@ def test_equally_certain_images_share_their_errors():
     rows["p:Abnormal-HAND"] = 1.0
     record = risk_coverage(rows, bootstrap=0)
     assert record["curve"]["error"] == pytest.approx([record["shares"][0]["value"]] * 100, abs=1e-5)
+
+
+def test_equally_certain_images_have_an_interval():
+    rows = planted(400)
+    rows["p:Abnormal-HAND"] = 1.0
+    record = risk_coverage(rows, bootstrap=500)
+    accuracy = evaluate(rows, bootstrap=500)["image"]["accuracy"]
+    everything, *_, half = record["shares"]
+    ends = [1 - accuracy["high"], 1 - accuracy["low"]]
+    for row in (everything, half):
+        assert [row["low"], row["high"]] == pytest.approx(ends, abs=1e-9)

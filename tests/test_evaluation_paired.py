@@ -135,5 +135,9 @@ def test_rules_of_a_study_are_compared_on_the_same_patients():
         found["difference"] <= found["high"]
     ).all()
     one_image_each = predictions.drop_duplicates("study")
-    assert (compare_study_rules(one_image_each, 50)[["difference", "low", "high"]] == 0).all(axis=None)
-    assert compare_study_rules(predictions.query("abnormality == 'Normal'"), 5).isna().all(axis=None)
+    assert (compare_study_rules(one_image_each, 50)[["difference", "low", "high"]] == 0).all(
+        axis=None
+    )
+    assert (
+        compare_study_rules(predictions.query("abnormality == 'Normal'"), 5).isna().all(axis=None)
+    )

@@ -8,7 +8,7 @@ from mura_utils import explain
 from mura_utils.errors import UserError
 from mura_utils.explain.methods import one_pass
 from mura_utils.explain.methods.common import CHUNK, to_heatmaps
-from mura_utils.explain.targets import class_target, contrast_target
+from mura_utils.explain.targets import alone, class_target, contrast_target
 from mura_utils.network.heads import FINDING, FINDING_LOGITS
 
 CLASSES = ["Abnormal-ELBOW", "Abnormal-HAND", "Normal-ELBOW", "Normal-HAND"]
@@ -201,9 +201,11 @@ def test_contrast_cancels_the_anatomy(brightness, bright_corner, channel, seen):
     assert contrast.any() == seen
 
 
-def test_contrast_needs_both_classes():
-    with pytest.raises(UserError, match="no class Normal-ELBOW"):
-        contrast_target([0], ["Abnormal-ELBOW", "Abnormal-HAND"])
+def test_the_contrast_of_a_part_with_one_class_is_its_logit():
+    classes = ["Abnormal-ELBOW", "Abnormal-HAND", "Normal-HAND", "Normal-HIP"]
+    weights = contrast_target([0, 1, 3], classes).weights
+    assert weights.tolist() == [[1, 0, 0, 0], [0, 1, -1, 0], [0, 0, 0, -1]]
+    assert [alone(label, classes) for label in classes] == [True, False, False, True]
 
 
 def test_saliency_sees_a_gradient_without_any_evidence(brightness, bright_corner):

@@ -69,6 +69,17 @@ def test_exp4_is_cut_at_the_maps_that_the_design_counts_with():
     assert 0.99 < cut.frozen_share < 1
 
 
+@pytest.mark.parametrize("pooling", [["lse"], ["lse", "attention"]])
+def test_a_soft_maximum_may_lie_at_the_cut(pooling):
+    changes = {"backbone": "mobilenet", "alpha": 0.25, "unfreeze": 0, "image_size": 64}
+    changes |= {"head": "pooled", "pooling": pooling, "feature_strides": [32], "dropout": [0.1]}
+    model = build.build_model(load_experiment("demo", weights="none", **changes), 4)
+    layers = frozen.pooled_layers(model, "mobilenet")
+    images = noise(3, 1, 1, 64).pixels[..., np.newaxis].astype("float32")
+    _, features = frozen.with_pooled(model, layers)(images)
+    assert features.shape[0] == len(images) and np.isfinite(features).all()
+
+
 def test_a_network_without_frozen_weights_is_not_cut():
     settings = frozen_experiment(unfreeze="all", cache_features="off")
     assert frozen.split_network(network(settings)) is None

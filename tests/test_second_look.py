@@ -275,3 +275,11 @@ def test_no_export_reads_an_image_once_where_the_run_reads_it_twice():
     write_json(folder / "training.json", {"classes": CLASSES})
     with pytest.raises(UserError, match="reads each image twice"):
         one_network(folder)
+
+
+@pytest.mark.parametrize(("side", "grid"), [(2000, 62), (1900, 59), (384, 24)])
+def test_masks_have_as_many_cells_as_the_map(side, grid):
+    mask = np.zeros((1, side, side), np.uint8)
+    mask[0, side // 2, side // 2] = 1
+    cells = mask_targets(mask, STILL, np.array([True]), grid)
+    assert cells.shape == (1, grid, grid, 1) and cells.numpy().sum() == 1

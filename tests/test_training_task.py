@@ -11,6 +11,12 @@ from mura_utils.data.dataset import Images
 from mura_utils.experiments import load_experiment
 
 
+def test_the_optimizer_and_the_schedule_are_those_that_train():
+    table = training.hyper_parameters(load_experiment("best_fracatlas"))["best_fracatlas"]
+    assert table["optimizer"] == "AdamW" and table["schedule"] == "cosine"
+    assert table["reduce_lr_patience"] == table["min_learning_rate"] == "–"
+
+
 def test_hyper_parameters_stand_beside_the_reports():
     table = training.hyper_parameters(load_experiment("exp6"))
     for name in ("learning_rate", "batch_size", "loss", "schedule"):

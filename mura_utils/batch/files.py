@@ -56,8 +56,8 @@ def find_images(folder: Path) -> Found:
             images.append(path)
         else:
             others[_kind(name)] += 1
-    broken = [path for path in images if not path.isprintable()]
-    images = [path for path in images if path.isprintable()]
+    broken = [path for path in images if len(path.splitlines()) > 1]
+    images = [path for path in images if path not in set(broken)]
     left_out = [
         f"{folder / path} was not read: {why}." for path, why in sorted(files.unreadable.items())
     ]

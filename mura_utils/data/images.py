@@ -43,7 +43,7 @@ REMARKS = ("suffix-mismatch", "exif-orientation", "several-frames", "clipped", "
 """What may be odd about a file that is."""
 
 MIN_SIDE = 32
-"""Pixels: a radiograph with a shorter side shows no bone; MURA's smallest side is 89."""
+"""Pixels: an image with a shorter side is a placeholder or thumbnail, and shows no bone."""
 
 MAX_PIXELS = 89_478_485
 """A header can promise any size to a decoder. This one takes 256 MiB as 8-bit RGB."""
@@ -159,8 +159,8 @@ def look_at(path: Path | str) -> np.ndarray | None:
     """What can be shown of a file, faulty or not; never what a network is given.
 
     Returns:
-        (H, W) uint8, black where a truncated file ends; None if nothing can be shown. Only a file
-        that `read_image` found to be of a bounded size is decoded again.
+        (H, W) uint8, black where a truncated file ends; None if nothing can be shown, or the image
+        has more than `MAX_PIXELS`.
     """
     try:
         return read_image(path)
@@ -171,6 +171,8 @@ def look_at(path: Path | str) -> np.ndarray | None:
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
             return np.asarray(image.convert("L"))
     except Exception:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         return None

@@ -86,6 +86,7 @@ def load_pixels(
                 disable=hide_bars(progress),
             )
             pixels.flush()
+            pixels._mmap.close()  # Windows renames no file that is mapped
     return map_array(target)
 
 

@@ -45,8 +45,9 @@ def prediction_sets(calibration: pd.DataFrame, predictions: pd.DataFrame) -> pd.
     images, but covers more than asked and has larger sets. A set may be empty.
 
     Args:
-        calibration: rows of predictions.csv that no choice was made on, exchangeable with new
-            images: one a patient (`one_image_a_patient`).
+        calibration: rows of predictions.csv that are exchangeable with new images: one a patient
+            (`one_image_a_patient`), and strictly ones that no choice was made on. Validation
+            images have chosen the epoch, which can cost a little coverage.
         predictions: rows of predictions.csv to answer.
 
     Returns:

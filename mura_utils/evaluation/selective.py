@@ -45,13 +45,14 @@ def risk_coverage(
         {'share': [0.5, 1.0], 'error': [0.0, 0.5]}
     """
     certainty = probabilities_of(predictions).max(axis=1)
-    wrong = (predictions["predicted"] != predictions["label"]).groupby(certainty).transform("mean")
+    wrong = (predictions["predicted"] != predictions["label"]).to_numpy(float)
     order = np.argsort(-certainty.to_numpy(), kind="stable")
-    wrong = wrong.to_numpy(float)[order]
+    wrong = wrong[order]
+    tied = np.unique(-certainty.to_numpy()[order], return_inverse=True)[1]
     patients, draws = draw_patients(predictions["patient"], bootstrap, seed)
 
     def measure(weights: Weights) -> dict[str, np.ndarray]:
-        answered, errors = _errors_among_most_certain(wrong, weights[:, order])
+        answered, errors = _errors_among_most_certain(wrong, tied, weights[:, order])
         total = answered[:, -1:]
         found = {"area": (weights[:, order] * errors).sum(axis=1) / total[:, 0]}
         for share in SHARES:
@@ -63,7 +64,7 @@ def risk_coverage(
     rank = np.argsort(order)
     rows = {f"{share:g}": [rank <= last[share]] for share in SHARES}
     found = resampled(measure, draws, patients.get_indexer(predictions["patient"]), rows)
-    (answered,), (errors,) = _errors_among_most_certain(wrong, np.ones((1, len(wrong))))
+    (answered,), (errors,) = _errors_among_most_certain(wrong, tied, np.ones((1, len(wrong))))
     kept = np.linspace(0, len(wrong) - 1, min(len(wrong), _CURVE_POINTS)).round().astype(int)
     return {
         "area": found["area"],
@@ -80,8 +81,14 @@ def risk_coverage(
 
 
 def _errors_among_most_certain(
-    wrong: np.ndarray, weights: Weights
+    wrong: np.ndarray, tied: np.ndarray, weights: Weights
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images answered so far, and the error rate among them, each (B, N), from the most certain."""
+    """Images answered so far, and the error rate among them, each (B, N), from the most certain.
+
+    Equally certain images, which have the same number in `tied` (N,), share their errors.
+    """
     answered = weights.cumsum(axis=1)
-    return answered, (weights * wrong).cumsum(axis=1) / np.maximum(answered, 1)
+    starts = np.flatnonzero(np.diff(tied, prepend=-1))
+    drawn, missed = (np.add.reduceat(each, starts, axis=1) for each in (weights, weights * wrong))
+    rates = (missed / np.maximum(drawn, 1))[:, tied]
+    return answered, (weights * rates).cumsum(axis=1) / np.maximum(answered, 1)

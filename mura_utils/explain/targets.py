@@ -54,14 +54,15 @@ def contrast_target(indices: Sequence[int], classes: Sequence[str]) -> Target:
 
     The score is the logit of Abnormal-X minus that of Normal-X, so that what speaks for the body
     part in both alike cancels. The sign is the same whichever of the two was predicted: heat is
-    what speaks for "abnormal".
+    what speaks for "abnormal". Where the model has only one of the two, its logit is all there is,
+    with the same sign (see `alone`).
 
     Args:
         indices: (N,) positions in `classes`; only their body part matters.
         classes: K labels, in the order of the model's outputs.
 
     Raises:
-        UserError: the model lacks one of the two classes; a position is out of range.
+        UserError: a position is out of range.
 
     Example:
         >>> contrast_target([1], ["Abnormal-HAND", "Normal-HAND", "Normal-WRIST"]).weights
@@ -73,13 +74,19 @@ def contrast_target(indices: Sequence[int], classes: Sequence[str]) -> Target:
     for row, index in enumerate(indices):
         part = body_part(classes[index])
         for label, weight in ((join(ABNORMAL, part), 1), (join(NORMAL, part), -1)):
-            if label not in position:
-                raise UserError(
-                    f"The model has no class {label}, so abnormal - normal of {part} does not "
-                    "exist: use class_target."
-                )
-            weights[row, position[label]] = weight
+            if label in position:
+                weights[row, position[label]] = weight
     return Target(weights)
+
+
+def alone(label: str, classes: Sequence[str]) -> bool:
+    """Whether a model has no class for the opposite of a label, such as Normal-HAND.
+
+    Example:
+        >>> alone("Abnormal-HAND", ["Abnormal-HAND", "Abnormal-WRIST", "Normal-WRIST"])
+        True
+    """
+    return any(join(kind, body_part(label)) not in classes for kind in (ABNORMAL, NORMAL))
 
 
 def _check_indices(indices: Sequence[int], classes: Sequence[str]) -> None:

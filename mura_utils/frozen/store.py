@@ -207,8 +207,9 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
         close_ups = {}
         if augmentation and experiment.second_look:
             masks = images.masks(rows)
-            findings = masks.maps.tobytes() + masks.places[rows].tobytes()
-            description["close_ups"] = hashlib.sha256(findings).hexdigest()[:16]
+            findings = hashlib.sha256(np.ascontiguousarray(masks.maps))
+            findings.update(masks.places[rows].tobytes())
+            description["close_ups"] = findings.hexdigest()[:16]
             for variant in range(1, views, 2):
                 rng = np.random.default_rng([seed, variant, 1])
                 close_ups[variant] = draw_close_ups(masks, images.rows.iloc[rows], rng)

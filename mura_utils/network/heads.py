@@ -108,7 +108,8 @@ def _soft_maximum(x: KerasTensor, name: str) -> KerasTensor:
     """log of the mean of exp over positions (Pinheiro and Collobert 2015, equation 4, r = 1)."""
     cells = layers.Reshape((-1, x.shape[-1]), name=f"{name}_cells")(x)
     summed = keras.ops.logsumexp(cells, axis=1)
-    return summed - keras.ops.log(keras.ops.cast(keras.ops.shape(cells)[1], summed.dtype))
+    mean = summed - keras.ops.log(keras.ops.cast(keras.ops.shape(cells)[1], summed.dtype))
+    return layers.Identity(name=name)(mean)  # a layer, that the network may be cut behind it
 
 
 def _fused(coarse: KerasTensor, fine: KerasTensor, network: Network) -> KerasTensor:

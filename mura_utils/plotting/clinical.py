@@ -51,8 +51,9 @@ def worklist_waits(expected: pd.DataFrame, simulated: pd.DataFrame) -> Figure:
             half = [dot["wait"] - dot["low"], dot["high"] - dot["wait"]]
             ax.errorbar(dot["load"], dot["wait"], half, fmt=marker, color=color, markersize=4)
             said.append(f"{kind} studies, {name}, {_at_most_loaded(line)}")
-        ax.set(title=f"{kind} studies", xlabel="load of the reader", ylim=(0, None))
+        ax.set(title=f"{kind} studies", xlabel="load of the reader")
         ax.grid(True, axis="y")
+    axes[0].set_ylim(0, None)
     share_legend(fig, axes)
     return with_alt_text(fig, f"Mean waits over the load of the reader: {'; '.join(said)}.")
 

@@ -128,7 +128,7 @@ def roc_curves(
         ax.set(xlim=(-0.02 * end, 1.02 * end), ylim=(1 - 1.02 * end, 1 + 0.02 * end))
         ax.set(xticks=[0, end / 2, end], yticks=[1 - end, 1 - end / 2, 1])
         ax.set(title=wrapped(name, 8 / columns), aspect="equal")
-        ax.legend(loc="lower right", title="area under the curve", alignment="left")
+        ax.legend(loc="lower right", title="area", alignment="left", handlelength=1)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     fig.supxlabel("false positive rate", fontsize=10)
@@ -149,8 +149,9 @@ def roc_with_thresholds(
         points: by a threshold's name, its specificity and sensitivity, 0..1.
         title: of the figure.
     """
-    fig = new_figure(3.6, title)
+    fig = new_figure(4.4, title)
     (ax,) = add_panels(fig, 1, 1)
+    ax.set_aspect("equal")
     ax.plot(*rates, color=OURS)
     ax.plot([0, 1], [0, 1], ":", color=OTHER, label="answers at random")
     colors = dict(zip(points, (OTHER, WRONG), strict=False))

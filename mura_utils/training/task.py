@@ -142,7 +142,11 @@ def _class_weights(one_hot: np.ndarray) -> np.ndarray:
 
 
 def compile_task(task: Task, training: Training) -> None:
-    """Adam and categorical cross-entropy (report Fig. 27), or focal loss (Lin et al. 2017)."""
+    """Adam and categorical cross-entropy (report Fig. 27), or what the parameters ask for instead.
+
+    With `weight_decay` the optimizer is AdamW, with `focal_gamma` the loss is the focal loss (Lin
+    et al. 2017), and with `mask_supervision` the loss on masks is added.
+    """
     rate: float | keras.optimizers.schedules.LearningRateSchedule = training.learning_rate
     if training.schedule == "cosine":
         rate = _cosine(training, task.steps)
@@ -191,6 +195,8 @@ def _cosine(training: Training, steps: int) -> keras.optimizers.schedules.Cosine
 def hyper_parameters(experiment: Experiment) -> pd.DataFrame:
     """The experiment's values next to those that the report prints (Fig. 27).
 
+    With the schedule cosine nothing is reduced on a plateau: those values are "–".
+
     Example:
         >>> hyper_parameters(Experiment(name="mine", batch_size=32)).loc["batch_size"].to_dict()
         {'mine': '32', 'report': '64'}
@@ -198,6 +204,9 @@ def hyper_parameters(experiment: Experiment) -> pd.DataFrame:
     printed = {name: str(value) for name, value in report.FIG_27.items()}
     focal = f"focal loss, gamma {experiment.focal_gamma}"
     ours = {name: str(getattr(experiment, name, value)) for name, value in printed.items()}
+    ours["optimizer"] = "AdamW" if experiment.weight_decay else printed["optimizer"]
+    if experiment.schedule == "cosine":
+        ours |= dict.fromkeys(("reduce_lr_factor", "reduce_lr_patience", "min_learning_rate"), "–")
     ours["loss"] = focal if experiment.focal_gamma > 0 else printed["loss"]
     printed["early_stopping_patience"] += f" (the text also says {report.EARLY_STOPPING_IN_TEXT})"
     return pd.DataFrame({experiment.name: ours, "report": printed}).rename_axis("parameter")
