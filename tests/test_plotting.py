@@ -23,6 +23,8 @@ from PIL import Image
 
 from mura_utils import plotting
 
+IMAGE = np.arange(96, dtype=np.uint8).reshape(12, 8)
+
 
 def test_every_figure_is_nine_inches_on_white_with_alt_text_and_unknown_to_pyplot():
     before = dict(matplotlib.rcParams)
@@ -43,6 +45,11 @@ def test_every_figure_is_nine_inches_on_white_with_alt_text_and_unknown_to_pyplo
         lambda: plotting.confusion_matrix(np.eye(14, dtype=int) * 1234, classes(SEVEN)),
         lambda: plotting.class_counts(make_manifest(SEVEN), make_splits(make_manifest(SEVEN))),
         lambda: plotting.sample_grid({("HAND", "Normal"): np.zeros((9, 5), np.uint8)}),
+        lambda: plotting.file_sheet([("mask-size-mismatch", np.zeros((9, 5), np.uint8))] * 5),
+        lambda: plotting.pixel_analysis(IMAGE, "Abnormal-HUMERUS", [IMAGE] * 12),
+        lambda: plotting.image_sizes(
+            make_manifest(SEVEN).assign(width=512, height=109, mode="RGBA;16")
+        ),
         lambda: plotting.training_curves(make_history(150)),
         draw_heatmap_rows,
     ],

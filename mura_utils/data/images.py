@@ -84,6 +84,11 @@ _NOT_FILES = (
 )
 
 
+def not_a_file(mode: int) -> str | None:
+    """What something is by its mode (``st_mode``), such as "a folder"; None for a regular file."""
+    return next((name for holds, name in _NOT_FILES if holds(mode)), None)
+
+
 class ImageFault(UserError):
     """A file that cannot be used as a radiograph.
 
@@ -221,8 +226,7 @@ def examine_image(path: Path | str) -> tuple[np.ndarray, Inspection]:
 def _read_bytes(path: Path | str) -> bytes:
     try:
         status = Path(path).stat()
-        what = next((name for holds, name in _NOT_FILES if holds(status.st_mode)), None)
-        if what is not None:
+        if (what := not_a_file(status.st_mode)) is not None:
             raise ImageFault(path, "unreadable", f"it is {what}, not a file")
         if status.st_size > MAX_BYTES:
             size = f"it has {status.st_size:,} bytes, and no more than {MAX_BYTES:,} are read"

@@ -11,7 +11,6 @@ from mura_utils.plotting.clinical import (
 )
 from mura_utils.plotting.data import (
     class_counts,
-    faults,
     file_sheet,
     image_counts,
     image_sizes,
@@ -77,7 +76,6 @@ __all__ = [
     "class_counts",
     "confusion_matrix",
     "decision_curve",
-    "faults",
     "file_sheet",
     "forest",
     "group_rates",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from textwrap import fill, shorten
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -24,6 +22,7 @@ from mura_utils.plotting.style import (
     count_values,
     draw_bars,
     draw_image,
+    draw_outline,
     in_our_style,
     new_figure,
     say_instead,
@@ -34,114 +33,135 @@ from mura_utils.plotting.style import (
     wrapped,
 )
 
-_LEAKS = ("#000000", "#56B4E9", "#F0E442")
+_GROUND = "0.85"  # around an image that is not square
+
+
+def _draw(ax: Axes, image: np.ndarray, title: str = "") -> None:
+    """As `draw_image`, on a square that cannot be taken for dark pixels of the image."""
+    draw_image(ax, image, title)
+    ax.set_facecolor(_GROUND)
+    ax.spines[:].set_visible(False)
 
 
 @in_our_style
-def file_sheet(examples: Sequence[tuple[str, np.ndarray | None, str]]) -> Figure:
-    """One file of each kind of fault and remark, or words where it has no picture.
+def file_sheet(
+    examples: Sequence[tuple[str, np.ndarray]], title: str = "What each kind looks like"
+) -> Figure:
+    """Pictures under their names, up to four in a row.
 
     Args:
-        examples: kind, (H, W) uint8 or None, and what is wrong with the file.
+        examples: name, (H, W) uint8.
+        title: of the figure.
+
+    Example:
+        >>> fig = file_sheet([("inverted", np.full((4, 6), 200, np.uint8))])
+        >>> fig.get_label()
+        'What each kind looks like, 1 picture: inverted.'
     """
-    columns = 5
+    columns = min(max(len(examples), 1), 4)
     rows = max(1, -(-len(examples) // columns))
-    fig = new_figure(1.95 * rows + 0.3, "What each kind looks like")
+    tile = min(8.8 / columns, 3.6)
+    fig = new_figure(rows * (tile + 0.3) + 0.3, title)
     panels = add_panels(fig, rows, columns)
-    examples = [(kind, image, detail or "no picture") for kind, image, detail in examples]
-    for ax, (kind, image, detail) in zip(panels, examples, strict=False):
-        if image is None:
-            ax.text(0.5, 0.5, fill(shorten(detail, 100), 19), ha="center", va="center", fontsize=7)
-            ax.set(xticks=[], yticks=[], box_aspect=1)
-            ax.spines[:].set_visible(True)
-        else:
-            draw_image(ax, image)
-        ax.set_title(kind, fontsize=8, loc="center")
+    for ax, (name, image) in zip(panels, examples, strict=False):
+        _draw(ax, image, wrapped(name, tile))
     for ax in panels[len(examples) :]:
         ax.set_axis_off()
     if not examples:
-        say_instead(panels[0], "nothing was odd")
-    return with_alt_text(
-        fig,
-        f"A sheet of {len(examples)} files, one of each kind:",
-        "; ".join(
-            f"{kind}: {'its picture' if image is not None else detail}"
-            for kind, image, detail in examples
-        )
-        + ".",
-    )
+        say_instead(panels[0], "nothing to show")
+    names = "; ".join(name for name, _ in examples)
+    return with_alt_text(fig, f"{title}, {thousands(len(examples), 'picture')}: {names}.")
 
 
 @in_our_style
-def sample_grid(images: Mapping[tuple[str, str], np.ndarray]) -> Figure:
-    """One radiograph a class (report Fig. 3): body parts are columns, abnormalities rows.
+def sample_grid(
+    images: Mapping[tuple[str, str], np.ndarray],
+    outlines: Mapping[tuple[str, str], np.ndarray] | None = None,
+) -> Figure:
+    """One radiograph a class (report Fig. 3): up to four body parts side by side.
+
+    Abnormal ones stand above normal ones; where all are of one kind, the other has no row.
 
     Args:
-        images: (body part, abnormality) -> (H, W) uint8; a class may be missing.
+        images: (body part, abnormality) -> (H, W) uint8, 0..255; a class may be missing.
+        outlines: the same keys -> (H, W) bool, the finding, whose border is drawn; any of them may
+            be missing.
+
+    Example:
+        >>> fig = sample_grid({("HAND", "Normal"): np.zeros((9, 5), np.uint8)})
+        >>> fig.get_label()
+        '1 radiograph of 1 body part: HAND.'
     """
     parts = sorted({part for part, _ in images})
-    tile = min(8.4 / len(parts), 1.9)
-    fig = new_figure(2 * tile + 0.55, "One radiograph of each class")
-    for ax, (row, part) in zip(
-        add_panels(fig, 2, len(parts)), [(a, p) for a in ABNORMALITIES for p in parts], strict=True
-    ):
-        image = images.get((part, row))
-        draw_image(ax, np.zeros((2, 2), np.uint8) if image is None else image)
-        if image is None:
-            ax.text(0.5, 0.5, "none", color="white", ha="center")
-        if row == ABNORMAL:
-            ax.set_title(wrapped(part, tile), fontsize=9, loc="center")
-        if part == parts[0]:
-            ax.set_ylabel(row, color=ABNORMALITIES[row], fontweight="bold")
-    return with_alt_text(
-        fig,
-        f"{len(images)} radiographs, abnormal above, normal below,",
-        f"of {len(parts)} body parts: {', '.join(parts)}.",
-    )
+    kinds = [kind for kind in ABNORMALITIES if any(key[1] == kind for key in images)]
+    blocks = -(-len(parts) // 4)
+    columns = -(-len(parts) // blocks)
+    tile = min(8.5 / columns, 2.6)
+    title = "One radiograph of each class" if outlines is None else "Where the findings are"
+    rows = blocks * len(kinds)
+    fig = new_figure(rows * (tile + 0.12) + 0.25 * blocks + 0.35, title)
+    panels = np.reshape(add_panels(fig, rows, columns), (blocks, len(kinds), columns))
+    for ax in panels[-1, :, len(parts) - columns * (blocks - 1) :].flat:
+        ax.set_axis_off()
+    for number, part in enumerate(parts):
+        block, column = divmod(number, columns)
+        for ax, kind in zip(panels[block, :, column], kinds, strict=True):
+            image, mask = images.get((part, kind)), (outlines or {}).get((part, kind))
+            _draw(ax, np.full((2, 2), 128, np.uint8) if image is None else image)
+            if image is None:
+                ax.text(0.5, 0.5, "none", color="white", ha="center")
+            if mask is not None and mask.any():
+                draw_outline(ax, mask)
+            if kind == kinds[0]:
+                ax.set_title(wrapped(part, tile), fontsize=10, loc="center")
+            if column == 0:
+                ax.set_ylabel(kind, color=ABNORMALITIES[kind], fontweight="bold")
+    shown = thousands(len(images), "radiograph")
+    outlined = "" if outlines is None else f", {len(outlines)} with the finding outlined"
+    order = ", abnormal above, normal below," if len(kinds) > 1 else ""
+    several = f"{len(parts)} body part{'s' if len(parts) > 1 else ''}"
+    return with_alt_text(fig, f"{shown}{order} of {several}: {', '.join(parts)}{outlined}.")
 
 
 @in_our_style
-def pixel_analysis(
-    image: np.ndarray, title: str, sample_means: np.ndarray, sample_stds: np.ndarray
-) -> Figure:
+def pixel_analysis(image: np.ndarray, title: str, others: Sequence[np.ndarray]) -> Figure:
     """A radiograph, its histogram, and the intensities of images like it (report Fig. 4, 5).
+
+    The axes have the same limits whatever the image, so that two figures can be compared. Of the
+    others the range of most pixels is drawn rather than the standard deviation, as the report does:
+    gray levels pile up at black, and one standard deviation below their mean is often negative.
 
     Args:
         image: (H, W) uint8.
         title: its label, such as "Normal-HUMERUS".
-        sample_means: (n,) mean gray level of n images of that label, 0..255; NaN if not measured.
-        sample_stds: (n,) their standard deviations.
+        others: n images (H, W) uint8 of that label.
     """
     fig = new_figure(3.3, f"Pixel analysis: {title}")
     radiograph, histogram, samples = add_panels(fig, 1, 3)
     color = color_of(title)
-    draw_image(radiograph, image, f"{image.shape[1]} x {image.shape[0]} pixels")
+    _draw(radiograph, image, f"{image.shape[1]} x {image.shape[0]} pixels")
 
     weights = np.full(image.size, 1 / image.size)
     histogram.hist(image.ravel(), bins=64, range=(0, 256), weights=weights, color=color)
-    histogram.set(yscale="log", xlim=(0, 255), xlabel="gray level (0–255)")
+    histogram.set(yscale="log", xlim=(0, 255), ylim=(1e-5, 1), xlabel="gray level (0–255)")
     histogram.set(ylabel="share of the pixels (log)", title="Histogram of this image")
     histogram.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
 
-    means, stds = np.asarray(sample_means, float), np.asarray(sample_stds, float)
-    means, stds = means[~np.isnan(means)], stds[~np.isnan(means)]
-    count = thousands(len(means), "image")
-    samples.set_title(f"Mean ± std of {count}")
-    described = f"{title}: a radiograph with mean gray level {image.mean():.0f} and standard"
-    if not len(means):
-        say_instead(samples, "No other image was measured.")
-        unmeasured = f"deviation {image.std():.0f}, and its histogram; no other was measured."
-        return with_alt_text(fig, described, unmeasured)
-    number = np.arange(1, len(means) + 1)
-    samples.errorbar(number, means, stds, fmt="o", color=color, elinewidth=1, capsize=2)
-    samples.set(ylim=(0, 255), xlabel="image", ylabel="gray level (0–255)")
+    means = [other.mean() for other in others]
+    low, high = np.transpose([np.percentile(other, (5, 95)) for other in others])
+    count, number = thousands(len(others), "image"), np.arange(1, len(others) + 1)
+    samples.set_title(f"Mean of {count}")
+    samples.vlines(number, low, high, color=color, linewidth=2, alpha=0.5)
+    samples.plot(number, means, "o", color=color)
+    samples.set(ylim=(0, 255), ylabel="gray level (0–255)")
+    samples.set_xlabel("image (line: 5th to 95th percentile)", fontsize=9)
     whole_numbers(samples)
     samples.grid(axis="y")
     return with_alt_text(
         fig,
-        described,
+        f"{title}: a radiograph with mean gray level {image.mean():.0f} and standard",
         f"deviation {image.std():.0f}; its histogram; and {count}, whose means range",
-        f"from {means.min():.0f} to {means.max():.0f}.",
+        f"from {min(means):.0f} to {max(means):.0f}.",
     )
 
 
@@ -170,83 +190,45 @@ def image_counts(manifest: pd.DataFrame) -> Figure:
 
 @in_our_style
 def image_sizes(inventory: pd.DataFrame) -> Figure:
-    """Sizes and pixel modes; `inventory` has width, height (pixels; NaN if not read) and mode."""
-    read = inventory.dropna(subset=["width", "height", "mode"])
-    read = read[read["width"] > 0]
-    sizes = read.groupby(["width", "height", "mode"]).size().rename("images").reset_index()
-    sizes = sizes.sort_values("images", ascending=False)  # small marks on top of large ones
-    modes = read["mode"].value_counts()
-    palette = dict(zip(modes.index, sns.color_palette("viridis", len(modes)), strict=True))
-    fig = new_figure(3.8, f"{len(read):,} images in {len(sizes):,} combinations of size and mode")
-    scatter, bars = add_panels(fig, 1, 2, width_ratios=[2, 1])
-    if read.empty:
-        for ax in (scatter, bars):
-            say_instead(ax, "No file was opened.")
-        return with_alt_text(fig, "No file was opened: sizes and modes are not known.")
-    sns.scatterplot(
-        sizes,
-        x="width",
-        y="height",
-        hue="mode",
-        size="images",
-        sizes=(20, 160),
-        alpha=0.7,
-        edgecolor="black",
-        palette=palette,
-        hue_order=modes.index,
-        legend=False,
-        ax=scatter,
-    )
-    scatter.set(xlabel="width (pixels)", ylabel="height (pixels)", xlim=(0, None), ylim=(0, None))
-    scatter.set_title("A mark is a size; its area grows with its images")
-    scatter.grid()
-    tally = modes.rename_axis("mode").reset_index(name="images")
-    draw_bars(bars, tally, "images", "mode", hue="mode", palette=palette, legend=False)
-    bars.set(title="Mode as stored", xlabel="images", ylabel="")
-    return with_alt_text(
-        fig,
-        f"{len(read):,} images, {read['width'].min():.0f} to {read['width'].max():.0f} pixels wide",
-        f"and {read['height'].min():.0f} to {read['height'].max():.0f} high; modes:",
-        f"{comma_list(modes)}.",
-    )
-
-
-@in_our_style
-def faults(quality: Mapping[str, Any]) -> Figure:
-    """What the scan excluded, per fault, and what was remarked, per kind.
+    """How long images are for their width, by body part, and their pixel modes.
 
     Args:
-        quality: the content of quality.json; `counts` with `listed` and `admitted`, `excluded`
-            (list of records with `fault`) and `remarks` (kind -> list) are read.
+        inventory: width, height (pixels; 0 or NaN if not read), mode and body_part.
     """
-    counts = quality["counts"]
-    excluded = Counter(record["fault"] for record in quality["excluded"])
-    remarks = Counter({kind: len(found) for kind, found in quality["remarks"].items()})
-    fig = new_figure(
-        1.6 + 0.34 * max(len(excluded), len(remarks), 2),
-        f"{counts['listed']:,} images listed, {counts['admitted']:,} admitted",
+    read = inventory[(inventory["width"] > 0) & (inventory["mode"] != "")]
+    if read.empty:
+        fig = new_figure(1.5)
+        say_instead(*add_panels(fig, 1, 1), "No file was opened.")
+        return with_alt_text(fig, "No file was opened: sizes and modes are not known.")
+    longer, shorter = (read[["width", "height"]].agg(of, axis=1) for of in ("max", "min"))
+    longest, shortest = _span(longer), _span(shorter)
+    sizes = f"{len(read):,} images, longer side {longest} pixels, shorter side {shortest} pixels"
+    ratios = pd.DataFrame({"ratio": longer / shorter, "part": read["body_part"]})
+    medians = ratios.groupby("part")["ratio"].median().sort_values(ascending=False, kind="stable")
+    modes = read["mode"].value_counts()
+    fig = new_figure(max(1.6 + 0.32 * len(medians), 2.8), sizes)
+    boxes, bars = add_panels(fig, 1, 2, width_ratios=[2, 1])
+    sns.boxplot(
+        ratios, x="ratio", y="part", order=medians.index, color="0.8", fliersize=2.5, ax=boxes
     )
-    panels = (
-        ("Files excluded, per fault", excluded, "No file was excluded."),
-        ("Remarks, per kind", remarks, "Nothing odd was found."),
-    )
-    for ax, (title, tally, nothing) in zip(add_panels(fig, 1, 2), panels, strict=True):
-        tally = {kind: number for kind, number in tally.most_common() if number}
-        ax.set_title(title)
-        if not tally:
-            say_instead(ax, nothing)
-            continue
-        frame = pd.DataFrame({"kind": list(tally), "files": list(tally.values())})
-        draw_bars(ax, frame, "files", "kind", color=OTHER)
-        ax.set(xlabel="files", ylabel="")
-        whole_numbers(ax, most=5)
-        if max(tally.values()) > 100:
-            ax.set(xscale="symlog", xlabel="files (log)", xlim=(0, 4 * max(tally.values())))
+    boxes.set(xlabel="longer side / shorter side (1 = square)", ylabel="")
+    boxes.set_xlim(left=0.95)
+    boxes.set_title("How elongated the images are")
+    boxes.grid(axis="x")
+    tally = modes.rename_axis("mode").reset_index(name="images")
+    draw_bars(bars, tally, "images", "mode", color=OTHER)
+    bars.set(title="Mode as stored", xlabel="images", ylabel="")
+    whole_numbers(bars, most=4)
     return with_alt_text(
         fig,
-        f"{counts['listed']:,} images listed, {counts['admitted']:,} admitted.",
-        f"Excluded: {comma_list(excluded) or 'none'}. Remarks: {comma_list(remarks) or 'none'}.",
+        f"{sizes}. Median of the longer side divided by the shorter:",
+        f"{comma_list(medians, '{:.2f}')}. Modes: {comma_list(modes)}.",
     )
+
+
+def _span(values: pd.Series) -> str:
+    """The smallest and the largest value, as "109 to 512", or one where they are equal."""
+    return " to ".join(f"{value:,.0f}" for value in sorted({values.min(), values.max()}))
 
 
 @in_our_style
@@ -302,38 +284,35 @@ def split_distributions(manifest: pd.DataFrame, splits: pd.DataFrame) -> Figure:
 
 @in_our_style
 def leakage(shares: pd.DataFrame) -> Figure:
-    """What each protocol lets the training set know of the images that should be new to it.
+    """How many images have their patient in the training set too, under each protocol.
 
     Args:
-        shares: protocol, split ("validation" or "test"), what ("patient", "study", …: what of an
-            image is in the training set too), share (of that split's images, 0..1; NaN: unknown).
+        shares: protocol, split ("validation" or "test"), what ("patient"; rows of other things,
+            such as "study", are not drawn), share (of that split's images, 0..1; NaN: unknown).
     """
-    shares = shares.dropna(subset="share")
+    shares = shares[shares["what"] == "patient"].dropna(subset="share")
+    protocols = list(shares["protocol"].unique())
+    fig = new_figure(1.4 + 0.6 * len(protocols), "What each protocol leaks")
+    (ax,) = add_panels(fig, 1, 1)
     names = [name for name in SPLITS if name in set(shares["split"])]
-    protocols, whats = list(shares["protocol"].unique()), list(shares["what"].unique())
-    palette = dict(zip(whats, _LEAKS, strict=False))
-    fig = new_figure(1.3 + 0.24 * len(protocols) * (len(whats) + 1), "What each protocol leaks")
-    axes = add_panels(fig, 1, len(names), sharey=True)
-    for ax, name in zip(axes, names, strict=True):
-        draw_bars(
-            ax,
-            shares[shares["split"] == name],
-            "share",
-            "protocol",
-            form="{:.1%}",
-            hue="what",
-            order=protocols,
-            hue_order=whats,
-            palette=palette,
-        )
-        ax.set(xlim=(0, 1.2), xticks=np.linspace(0, 1, 5), ylabel="", title=name)
-        ax.set_xlabel(f"share of the {name} images")
-        ax.xaxis.set_major_formatter(PercentFormatter(1))
-    share_legend(fig, axes)
-    fig.legends[0].set_title("in the training set too: the image's")
+    draw_bars(
+        ax,
+        shares,
+        "share",
+        "protocol",
+        form="{:.1%}",
+        hue="split",
+        order=protocols,
+        hue_order=names,
+        palette=SPLITS,
+    )
+    ax.set(xlim=(0, 1.1), xticks=np.linspace(0, 1, 5), ylabel="")
+    ax.set_xlabel("images whose patient is also in training")
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    share_legend(fig, [ax])
     worst = shares.loc[shares["share"].idxmax()]
     return with_alt_text(
         fig,
         f"Leakage of {len(protocols)} protocols. The worst: under {worst.protocol},",
-        f"{worst.share:.1%} of the {worst.split} images have their {worst.what} in training.",
+        f"{worst.share:.1%} of the {worst.split} images have their patient in training.",
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
@@ -14,6 +13,7 @@ from mura_utils.plotting.style import (
     HEAT,
     add_panels,
     draw_image,
+    draw_outline,
     in_our_style,
     new_figure,
     thousands,
@@ -47,12 +47,6 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     return np.rint(gray * (1 - opacity) + 255 * color[..., :3] * opacity).astype(np.uint8)
 
 
-def _outline(ax: Axes, mask: np.ndarray | None) -> None:
-    """Draw the border of a mask (H, W) over the radiograph; None draws nothing."""
-    if mask is not None:
-        ax.contour(mask, levels=[0.5], colors="#56B4E9", linewidths=1.2)
-
-
 @in_our_style
 def heatmap_rows(
     images: Sequence[np.ndarray],
@@ -79,7 +73,7 @@ def heatmap_rows(
         for ax, (name, maps) in zip(axes[1:], heatmaps.items(), strict=True):
             draw_image(ax, overlay(image, maps[row]), name)
         for ax in axes:
-            _outline(ax, masks[row])
+            draw_outline(ax, masks[row])
     bar = fig.colorbar(ScalarMappable(cmap=HEAT), cax=foot.subplots(), orientation="horizontal")
     bar.set_label("heat; 1 is the hottest half percent of each map")
     bar.ax.set_facecolor("0.5")
@@ -117,7 +111,7 @@ def heatmap_grid(
         axes[: len(images)], images, heatmaps, masks, titles, strict=True
     ):
         draw_image(ax, overlay(image, heat), text)
-        _outline(ax, mask)
+        draw_outline(ax, mask)
     for ax in axes[len(images) :]:
         ax.set_axis_off()
     outlined = sum(mask is not None for mask in masks)

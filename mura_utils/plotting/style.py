@@ -208,6 +208,12 @@ def share_legend(fig: Figure, axes: Sequence[Axes]) -> None:
     fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
+def draw_outline(ax: Axes, mask: np.ndarray | None) -> None:
+    """Draw the border of a mask (H, W) over the radiograph; None draws nothing."""
+    if mask is not None:
+        ax.contour(mask, levels=[0.5], colors="#56B4E9", linewidths=1.2)
+
+
 def draw_dots(
     ax: Axes, frame: pd.DataFrame, value: str, colors: Sequence[str], filled: bool = True
 ) -> None:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from mura_utils.data.images import not_a_file
 from mura_utils.data.sources.listing import remark
 from mura_utils.errors import UserError
 
-_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (lambda mode: not stat.S_ISREG(mode), "a device"),
-)
 _SEARCH_DEPTH = 3
 _SEARCH_FOLDERS = 2000
 
@@ -125,7 +119,7 @@ def read_bytes(path: Path) -> bytes:
         UserError: it is something else, cannot be read, or is empty.
     """
     try:
-        what = _not_a_file(path.stat().st_mode)
+        what = not_a_file(path.stat().st_mode)
         if what is None:
             data = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -225,14 +219,10 @@ def _is_loop(root: Path, folder: str, path: str) -> bool:
     return any(os.path.samestat(target, place.stat()) for place in (*way, home, *home.parents))
 
 
-def _not_a_file(mode: int) -> str | None:
-    return next((name for holds, name in _KINDS if holds(mode)), None)
-
-
 def _describe(path: str, error: OSError | None = None) -> str:
     """What an entry is that is neither a file nor a folder."""
     try:
-        return _not_a_file(Path(path).stat().st_mode) or "a file that cannot be read"
+        return not_a_file(Path(path).stat().st_mode) or "a file that cannot be read"
     except FileNotFoundError:
         return "a link to a file that is gone"
     except OSError as found:
