@@ -53,10 +53,10 @@ def test_a_row_is_as_long_as_it_says(name, size):
 
 
 def test_training_on_8_bits_answers_as_on_16_and_shares_no_folder():
-    images = noise()
+    images = noise(size=96)
     answers, folders = [], set()
     for stored_as in ("float16", "uint8"):
-        experiment = frozen_experiment(stored_as=stored_as)
+        experiment = frozen_experiment(stored_as=stored_as, image_size=96)
         model = vivid(experiment)
         chosen = stored(experiment, images, model)
         folders.add(chosen.train.folder)

@@ -53,6 +53,19 @@ def test_experiments_with_one_frozen_part_share_its_activations(weights_file):
     assert others == [first] * 3
 
 
+def test_vectors_are_stored_as_float16_because_8_bits_would_take_more(weights_file):
+    images = noise()
+    plans = {
+        stored_as: frozen.plan(network(settings), images, settings)
+        for stored_as in ("float16", "uint8")
+        for settings in [frozen_experiment(weights=weights_file, stored_as=stored_as, unfreeze=0)]
+    }
+    first, second = plans.values()
+    assert all(len(shape) == 1 for shape in second.cut.shapes)
+    assert first.train.folder == second.train.folder
+    assert "as float16" in second.sentence and "as float16" not in first.sentence
+
+
 def test_whatever_changes_the_activations_changes_their_folder(weights_file):
     images = noise()
     settings = frozen_experiment(weights=weights_file)

@@ -123,3 +123,17 @@ def _cells(shape: tuple[int, ...]) -> tuple[int, int]:
 
 ENCODINGS: dict[Literal["float16", "uint8"], Encoding] = {"float16": Float16(), "uint8": Uint8()}
 """By the value of the parameter `stored_as`."""
+
+
+def smallest(stored_as: Literal["float16", "uint8"], shapes: Shapes) -> Literal["float16", "uint8"]:
+    """What is asked for; but float16 where 8 bits take no less, as of vectors.
+
+    Example:
+        >>> smallest("uint8", [(7, 7, 1024)]), smallest("uint8", [(1024,)])
+        ('uint8', 'float16')
+    """
+    needed = {
+        name: np.dtype(encoding.dtype).itemsize * encoding.width(shapes)
+        for name, encoding in ENCODINGS.items()
+    }
+    return stored_as if needed["uint8"] < needed["float16"] else "float16"

@@ -21,7 +21,7 @@ from mura_utils.data.dataset import Images
 from mura_utils.data.pixels import CACHE_VERSION, content_keys
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
-from mura_utils.frozen.encoding import ENCODINGS, Encoding
+from mura_utils.frozen.encoding import ENCODINGS, Encoding, smallest
 from mura_utils.network.cut import Cut, parents, split_network
 
 _WORTHWHILE = 0.5  # share of multiply-adds that must be frozen for `cache_features: auto`
@@ -158,6 +158,8 @@ def plan(model: keras.Model, images: Images, experiment: Experiment) -> Plan:
         f"{len(held_out.rows):,} others: {_size(needed)}, of which {_size(missing)} "
         "are still to be made"
     )
+    if train.encoding is not ENCODINGS[experiment.stored_as]:
+        size += f" (as float16, because {experiment.stored_as} takes no less here)"
 
     def decided(on: bool, reason: str) -> Plan:
         return Plan(on, f"{label}: {'on' if on else 'off'}{reason}", cut, train, held_out)
@@ -186,6 +188,7 @@ def plan(model: keras.Model, images: Images, experiment: Experiment) -> Plan:
 def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[FeatureSet, FeatureSet]:
     """The sets that an experiment trains on and is judged by; nothing is computed."""
     network = _fingerprint(cut.prefix)
+    stored_as = smallest(experiment.stored_as, cut.shapes)
     keys = content_keys(images.root, images.rows)
     augmentation = Augmentation.of(experiment) if experiment.augment else None
 
@@ -201,8 +204,8 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
             "view_seed": seed,
             "computed_by": f"{experiment.extractor}, {experiment.precision}",
         }
-        if experiment.stored_as != "float16":  # which folders of earlier versions do not name
-            description["stored_as"] = experiment.stored_as
+        if stored_as != "float16":  # which folders of earlier versions do not name
+            description["stored_as"] = stored_as
         views = min(experiment.views, experiment.epochs) if augmentation else 1
         close_ups = {}
         if augmentation and experiment.second_look:
@@ -224,7 +227,7 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
             views=views,
             seed=seed,
             about=description,
-            encoding=ENCODINGS[experiment.stored_as],
+            encoding=ENCODINGS[stored_as],
             close_ups=close_ups,
         )
 
