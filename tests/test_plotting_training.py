@@ -48,6 +48,11 @@ def test_learning_rate_is_logarithmic_and_counts_reductions():
     assert "Learning rate: 1.0e-05 to 4.0e-07, 2 reductions" in texts(fig)
 
 
+def test_a_learning_rate_that_ends_at_0_has_an_axis():
+    history = pd.DataFrame({"epoch": [1, 2, 3], "learning_rate": [3e-4, 3e-5, 0.0]})
+    assert plotting.learning_rate(history).axes[0].get_ylim() == pytest.approx((1e-5, 9e-4))
+
+
 def head(*layers):
     """A table as of `head_summary`: name, type, output, reads."""
     columns = ["layer", "type", "output", "reads"]

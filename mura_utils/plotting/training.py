@@ -104,7 +104,8 @@ def learning_rate(history: pd.DataFrame) -> Figure:
     fig = new_figure(2.8, f"Learning rate: {first:.1e} to {last:.1e}, {reductions}")
     (ax,) = add_panels(fig, 1, 1)
     ax.plot(history["epoch"], rates, drawstyle="steps-mid", color=OURS, marker=_marker(history))
-    ax.set(yscale="log", ylim=(rates.min() / 3, rates.max() * 3))
+    lowest = rates[rates > 0].min()  # a cosine may end at 0, which has no place on a log axis
+    ax.set(yscale="log", ylim=(lowest / 3, rates.max() * 3))
     ax.set(xlabel="epoch", ylabel="learning rate (log)")
     whole_numbers(ax)
     ax.grid()
