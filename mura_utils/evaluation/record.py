@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from mura_utils.evaluation.baselines import majority_class
 from mura_utils.evaluation.metrics import evaluate
-from mura_utils.evaluation.predictions import predictions_frame
 
 _LEVELS = ("image", "body_part", "binary_image", "binary_study")
 
@@ -40,12 +39,11 @@ def constant_answer(
         >>> answer["label"], answer["accuracy"]["image"]
         ('Normal-HAND', 0.5)
     """
-    commonest = manifest.loc[manifest["split"] == "train", "label"].mode()[0]
-    test = manifest[manifest["split"] == "test"]
-    always = np.tile(np.array(classes) == commonest, (len(test), 1))
-    floor = evaluate(predictions_frame(test, classes, always), threshold, bootstrap=0)
+    answers = majority_class(manifest, classes)
+    test = answers[answers["split"] == "test"]
+    floor = evaluate(test, threshold, bootstrap=0)
     return {
-        "label": commonest,
+        "label": test["predicted"].iloc[0],
         "accuracy": {level: floor[level]["accuracy"]["value"] for level in _LEVELS},
     }
 
