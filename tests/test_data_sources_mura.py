@@ -348,3 +348,9 @@ def test_real_shape_is_listed_and_admitted_whole(real_shape):
     views = manifest.groupby("study").size()
     assert views.between(1, 11).all()
     assert np.isin(manifest["view"], range(1, 12)).all()
+
+
+def test_a_folder_without_permission_is_said_to_be_that(tree, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); give the folder"):
+        open_source(tree)

@@ -152,6 +152,17 @@ def test_the_ranking_says_who_beats_what_and_what_was_not_tested():
     assert table["deletion"].tolist() == ["–", "–"]
 
 
+def test_a_random_network_is_compared_with_maps_of_its_own_target():
+    count = 30
+    random = RANDOM_NETWORK.format(method="good")
+    both = [
+        scores_of({"good": [1.0] * count, random: [0.0] * count}, [*map(str, range(count))]),
+        scores_of({"good": [1.0] * count}, [*map(str, range(count))]).assign(target="class"),
+    ]
+    verdicts = beats(pd.concat(both), RANDOM_NETWORK, bootstrap=100)
+    assert verdicts["good"].to_dict() == {"contrast": True, "class": None}
+
+
 def test_the_ranking_of_data_without_masks_has_its_other_columns():
     maps = {(name, "contrast"): np.ones((5, 8, 8)) for name in ("good", "center")}
     scores = score_heatmaps(maps, [None] * 5)

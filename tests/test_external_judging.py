@@ -176,6 +176,14 @@ def test_results_of_another_data_set_are_not_replaced(run, tree, tmp_path):
     assert (out / "metrics.json").read_bytes() == before
 
 
+def test_a_link_gives_the_results_its_name(run, tree, tmp_path):
+    run()
+    link = tmp_path / "hospital"
+    link.symlink_to(tree)
+    out = evaluate_run("mine", link, progress=False)
+    assert out.name == "hospital" and read_json(out / "metrics.json")["folder"] == str(tree)
+
+
 def test_a_run_that_nobody_can_write_to_is_tested_elsewhere(run, tree, tmp_path, monkeypatch):
     run()
 

@@ -56,8 +56,8 @@ def find_images(folder: Path) -> Found:
             images.append(path)
         else:
             others[_kind(name)] += 1
-    broken = [path for path in images if len(path.splitlines()) > 1]
-    images = [path for path in images if path not in set(broken)]
+    broken = [path for path in images if _has_line_break(path)]
+    images = [path for path in images if not _has_line_break(path)]
     left_out = [
         f"{folder / path} was not read: {why}." for path, why in sorted(files.unreadable.items())
     ]
@@ -73,6 +73,10 @@ def find_images(folder: Path) -> Found:
             "files): give the folder of the images."
         )
     return Found(images, others, left_out)
+
+
+def _has_line_break(path: str) -> bool:
+    return len(path.splitlines()) > 1
 
 
 def _kind(name: PurePosixPath) -> str:

@@ -72,8 +72,6 @@ def rank(scores: pd.DataFrame, sanity: pd.DataFrame, bootstrap: int = 1000) -> p
     table = as_text(summary).reindex(columns=columns).fillna("–").rename(columns=RANKED)
     table["beats center"] = beats(scores, "center", bootstrap=bootstrap)
     table["beats random network"] = beats(scores, RANDOM_NETWORK, bootstrap=bootstrap)
-    of_class = table.index.get_level_values("target") == "class"
-    table.loc[of_class, "beats random network"] = None  # it was asked for the contrast
     passes = sanity["passes"].reindex(table.index).astype(object)
     table["passes randomization"] = passes.where(passes.notna(), None)
     means = summary["value"].unstack("score").reindex(columns=columns)

@@ -93,8 +93,8 @@ def summarize(
         bootstrap: resamples of the patients.
         baseline: a method whose score is taken from the others' on the same image first, so that
             an interval above 0 means that a method's score is higher; ``{method}`` stands for the
-            method's own name, and methods without such a baseline are left out. "" for the scores
-            themselves.
+            method's own name. It has the method's target, or none; methods without such a baseline
+            are left out. "" for the scores themselves.
 
     Returns:
         Rows (score, method, target): images, value, low, high.
@@ -111,10 +111,13 @@ def summarize(
 
 
 def _lead(values: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    others = {method: key for key in values if (method := key[0])}
-    known = [key for key in values if baseline.format(method=key[0]) in others]
-    leads = {key: values[key] - values[others[baseline.format(method=key[0])]] for key in known}
-    index = pd.MultiIndex.from_tuples(known, names=values.columns.names)
+    leads = {}
+    for method, target in values:
+        name = baseline.format(method=method)
+        for other in dict.fromkeys(((name, target), (name, "no target"))):
+            if other in values and (method, target) not in leads:
+                leads[method, target] = values[method, target] - values[other]
+    index = pd.MultiIndex.from_tuples(leads, names=values.columns.names)
     return pd.DataFrame(leads, values.index).set_axis(index, axis=1)
 
 

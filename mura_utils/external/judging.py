@@ -98,7 +98,7 @@ def evaluate_run(
             image is left; `out` is a run's folder, or holds the results of another data set.
     """
     _refuse_run(out)
-    folder, root = require_trained(run), resolve(root)
+    folder = require_trained(run)
     # Another folder leaves the run as it is, which may lie where nobody can write.
     held = nullcontext() if out else working_in(folder)
     out = out or folder / "external" / root.name
@@ -128,7 +128,7 @@ def evaluate_run(
             "run": folder.name,
             "models": [member.model_sha256 for member in subject.members],
             "data": root.name,
-            "folder": str(root),
+            "folder": str(resolve(root)),
             "source": rows["source"].iloc[0],
             "split": "external",
             "binary": binary,
@@ -261,12 +261,13 @@ def _refuse_results_of_another(out: Path, root: Path) -> None:
     path = out / "metrics.json"
     if not path.is_file():
         return
+    data = str(resolve(root))
     with reading(path) as earlier:
-        tested = earlier.get("folder", str(root))
-    if tested != str(root):
+        tested = earlier.get("folder", data)
+    if tested != data:
         raise UserError(
             f"{out} holds the results of {tested}: give another folder with --out for those of "
-            f"{root}."
+            f"{data}."
         )
 
 

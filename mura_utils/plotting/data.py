@@ -119,7 +119,7 @@ def sample_grid(
     shown = thousands(len(images), "radiograph")
     outlined = "" if outlines is None else f", {len(outlines)} with the finding outlined"
     order = ", abnormal above, normal below," if len(kinds) > 1 else ""
-    several = f"{len(parts)} body part{'s' if len(parts) > 1 else ''}"
+    several = thousands(len(parts), "body part")
     return with_alt_text(fig, f"{shown}{order} of {several}: {', '.join(parts)}{outlined}.")
 
 

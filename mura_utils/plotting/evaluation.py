@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -154,9 +155,10 @@ def roc_with_thresholds(
     ax.set_aspect("equal")
     ax.plot(*rates, color=OURS)
     ax.plot([0, 1], [0, 1], ":", color=OTHER, label="answers at random")
-    colors = dict(zip(points, (OTHER, WRONG), strict=False))
-    for (name, (specificity, sensitivity)), marker in zip(points.items(), "os^v", strict=False):
-        color = colors.get(name, OURS)
+    looks = cycle((("o", OTHER), ("s", WRONG)))
+    for (name, (specificity, sensitivity)), (marker, color) in zip(
+        points.items(), looks, strict=False
+    ):
         ax.plot(1 - specificity, sensitivity, marker, color=color, markersize=9, label=name)
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     ax.set(xlabel="false alarms: 1 - specificity", ylabel="findings found: sensitivity")

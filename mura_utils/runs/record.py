@@ -237,18 +237,12 @@ def require(folder: Path, before: str) -> None:
     """
     _refuse_ensemble(folder)
     done = completed(folder)
-    first = NOTEBOOKS[0]
-    if not done and before != first:
-        raise UserError(
-            f"{before} goes on with a run, and there is none of the name {folder.name!r} that has "
-            f"completed {first}: run {first} first, with name = {folder.name!r}, or correct the "
-            "name."
-        )
     for name in NOTEBOOKS[: NOTEBOOKS.index(before)]:
         if name not in done:
+            run = f"the run {folder.name!r} has not" if done else f"no run {folder.name!r} has"
             raise UserError(
-                f"{before} needs what {name} writes, and the run {folder.name!r} has not "
-                f"completed that: run {name} first, with name = {folder.name!r}."
+                f"{before} needs what {name} writes, and {run} completed that: run {name} first, "
+                f"with name = {folder.name!r}."
             )
 
 

@@ -93,7 +93,7 @@ def load_attributes(source: str, root: Path, paths: Sequence[str]) -> pd.DataFra
 
 
 def _require_folder(root: Path) -> None:
-    if is_folder(root):
+    if is_folder(root) and os.access(root, os.R_OK | os.X_OK):
         return
     try:
         root.stat()
@@ -102,7 +102,8 @@ def _require_folder(root: Path) -> None:
     except (OSError, ValueError) as error:
         state = f"cannot be read ({reason_of(error)})"
     else:
-        state = "is not a folder"
+        denied = "cannot be read (Permission denied)"
+        state = denied if is_folder(root) else "is not a folder"
     raise UserError(f"{root} {state}; give the folder that holds the data set.")
 
 
@@ -123,10 +124,6 @@ def _recognize(root: Path) -> str:
     for parent in root.absolute().parents[:3]:
         if _nested(parent):
             raise UserError(f"{root} is a part of the data set in {parent}; give that folder.")
-    if not os.access(root, os.R_OK | os.X_OK):
-        raise UserError(
-            f"{root} cannot be read: its owner has to give you permission to list and open it."
-        )
     raise UserError(
         f"{root} holds no data set that is known here: give the folder with MURA-v1.1/, with "
         "FracAtlas' dataset.csv and images/, with GRAZPEDWRI-DX's dataset.csv and images_part1/ "
