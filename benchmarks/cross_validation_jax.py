@@ -13,7 +13,8 @@ beside the package's requirements, and no TensorFlow.
 A change is one parameter of the experiment, or several with spaces between them; ``--ablation``
 takes one part of the recipe away at a time, as ``ablation.py`` does, and writes
 ``benchmarks/ablation.csv``. Answers are kept in the run's folder ``cross_validation``, and what is
-there is not computed again: several processes with other changes (``--only``) can share a GPU.
+there is not computed again: several processes with other changes (``--only``) can share a GPU, and
+a last one that names the whole recipe ("all together") and others writes their table.
 
 It trains as `mura run` does, but computes the frozen part again at each step, and a last batch that
 is not full is left out; precision, kernels and early stopping are not used.
@@ -30,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _removals import removals
+from _removals import WHOLE, removals
 from _trainer_jax import Squares, Trainer
 from sklearn.metrics import cohen_kappa_score, log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
@@ -112,7 +113,8 @@ class CrossValidation:
     def answers(self, experiment: Experiment, seed: int) -> pd.DataFrame:
         """As predictions.csv, with the column `hit`; computed where they are not there."""
         told = experiment.model_copy(update={"seed": seed, "name": ""}).model_dump_json()
-        of_what = f"{len(self.parts)} {told} {self.rows.to_csv(index=False)}"
+        rows = self.rows[["path", "patient", "label"]].to_csv(index=False)
+        of_what = f"{len(self.parts)} {told} {rows}"
         digest = hashlib.sha256(of_what.encode()).hexdigest()[:16]
         path = self.folder / "cross_validation" / f"{digest}.csv"
         if not path.is_file():
@@ -183,7 +185,7 @@ def measure(arguments: argparse.Namespace) -> None:
             _say(change, f"seed {seed}: {judge(tables[change][-1])}; {took:.0f} s")
         if arguments.seeds > 1:
             _say(change, f"mean network: {judge(mean_answers(tables[change]))}")
-    if arguments.ablation and not arguments.only:
+    if arguments.ablation and len(tables) > 1 and WHOLE in tables:
         samples = {
             change: dict(enumerate(map(samples_of, each))) for change, each in tables.items()
         }
