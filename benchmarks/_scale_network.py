@@ -16,7 +16,7 @@ from mura_utils.data.dataset import Images
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.explain.baselines import baseline_maps
-from mura_utils.explain.sanity import random_network
+from mura_utils.explain.sanity import randomized
 from mura_utils.frozen import FeatureSet, Plan
 from mura_utils.frozen.encoding import ENCODINGS
 from mura_utils.labels import ABNORMAL
@@ -164,7 +164,8 @@ def explain_images(work: Work) -> Measured:
     batch = images.pixels[chosen.index][..., np.newaxis].astype(np.float32)
     layer = convolution_names(model)[-1]
     explain.explain(model, batch, targets, layer)
-    explain.explain(random_network(model), batch, contrast, layer)
+    with randomized(model):
+        explain.explain(model, batch, contrast, layer)
     baseline_maps(batch)
     return Measured(len(chosen), len(chosen), time.perf_counter() - began)
 

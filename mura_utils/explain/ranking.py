@@ -8,7 +8,7 @@ from mura_utils.explain.baselines import BASELINES
 from mura_utils.explain.summary import as_text, summarize
 
 RANDOM_NETWORK = "random network, {method}"
-"""The name under which a method's maps of `sanity.random_network` are scored."""
+"""The name under which a method's maps of a network within `sanity.randomized` are scored."""
 
 RANKED = {
     "pointing_game": "hits",

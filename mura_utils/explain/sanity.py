@@ -7,6 +7,7 @@ network (Adebayo et al. 2018).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import keras
@@ -15,7 +16,6 @@ import pandas as pd
 
 from mura_utils.explain.similarity import rank_correlation, structural_similarity
 from mura_utils.explain.summary import mean_intervals
-from mura_utils.network.once import once_a_model
 
 MapsOf = Callable[[keras.Model, np.ndarray], Mapping[tuple[str, str], np.ndarray]]
 """A network and images (N, S, S, 1) -> (method, target) -> maps (N, S, S) in [0, 1]."""
@@ -26,47 +26,64 @@ class Stage(NamedTuple):
 
     layer: str  # the lowest random layer
     share: float  # of the layers with weights that are random
-    model: keras.Model
 
 
 def cascade(model: keras.Model, stages: int = 4, seed: int = 0) -> Iterator[Stage]:
-    """The network with more and more random layers: the classifier, then shares of the rest.
+    """Make more and more layers of a network random: the classifier, then shares of the rest.
 
     The values of each weight tensor change places at random. Unlike freshly drawn weights they keep
     their sizes, so that signals neither vanish nor grow in a deep network without training.
 
     Args:
-        model: stays as it is.
+        model: changed in place, as tracing the gradients of a copy takes seconds: call this within
+            `weights_kept`.
         stages: at least 2; the last one has no trained layer left.
         seed: of the shuffling.
 
     Yields:
-        One network, changed in place from stage to stage: use it before you ask for the next. It is
-        the same one for all cascades of a model, as tracing its gradients takes seconds.
+        What is random now.
 
     Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", section 3; there the weights are
         drawn anew.
     """
-    twin = _twin(model)
-    twin.set_weights(model.get_weights())
     rng = np.random.default_rng(seed)
-    layers = [layer for layer in reversed(twin.layers) if layer.weights]
+    layers = [layer for layer in reversed(model.layers) if layer.weights]
     ends = np.unique(np.rint(np.linspace(0, len(layers), stages)).astype(int).clip(1))
     done = 0
     for end in ends:
         for layer in layers[done:end]:
             layer.set_weights([_shuffled(weights, rng) for weights in layer.get_weights()])
         done = end
-        yield Stage(layers[end - 1].name, end / len(layers), twin)
+        yield Stage(layers[end - 1].name, end / len(layers))
 
 
-def random_network(model: keras.Model, seed: int = 0) -> keras.Model:
-    """The last stage of every `cascade`: the same network without anything it has learned.
+@contextmanager
+def weights_kept(model: keras.Model) -> Iterator[None]:
+    """Give a network its weights back at the end, whatever happens before."""
+    before = model.get_weights()
+    try:
+        yield
+    finally:
+        model.set_weights(before)
 
-    The next cascade of the model changes it; after its last stage it is this network again.
+
+@contextmanager
+def randomized(model: keras.Model, seed: int = 0) -> Iterator[None]:
+    """Within this context, a network has nothing that it has learned: the last stage of `cascade`.
+
+    Example:
+        >>> network = keras.Sequential([keras.Input([2]), keras.layers.Dense(50)])
+        >>> before = network.get_weights()[0]
+        >>> with randomized(network):
+        ...     bool((network.get_weights()[0] == before).all())
+        False
+        >>> bool((network.get_weights()[0] == before).all())
+        True
     """
-    (*_, last) = cascade(model, stages=2, seed=seed)
-    return last.model
+    with weights_kept(model):
+        for _ in cascade(model, stages=2, seed=seed):
+            pass
+        yield
 
 
 def randomize(
@@ -80,7 +97,7 @@ def randomize(
     """How alike the maps of the trained and of each randomized network are.
 
     Args:
-        model: trained.
+        model: trained; its weights change and come back.
         images: (N, S, S, 1) float32 in 0..255, each of another patient.
         trained: the trained network's maps of them, which are compared.
         maps_of: makes the maps of a randomized network, those of `trained` at least.
@@ -96,9 +113,10 @@ def randomize(
         _compare(key, maps, np.roll(maps, 1, axis=0), "unrelated", np.nan)
         for key, maps in trained.items()
     ]
-    for layer, share, twin in cascade(model, stages, seed):
-        maps = maps_of(twin, images)
-        tables += [_compare(key, trained[key], maps[key], layer, share) for key in trained]
+    with weights_kept(model):
+        for layer, share in cascade(model, stages, seed):
+            maps = maps_of(model, images)
+            tables += [_compare(key, trained[key], maps[key], layer, share) for key in trained]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -158,11 +176,6 @@ def _compare(
         rank_correlation=alike,
         ssim=np.where(np.isnan(alike), np.nan, ssim),
     )
-
-
-@once_a_model
-def _twin(model: keras.Model) -> keras.Model:
-    return keras.models.clone_model(model)
 
 
 def _shuffled(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:

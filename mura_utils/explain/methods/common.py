@@ -44,23 +44,6 @@ def logit_function(model: keras.Model) -> Callable[..., np.ndarray]:
     )
 
 
-@once_a_model
-def gradient_function(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """From images (n, S, S, 1) and weights (n, K) to the gradients of the score at the images."""
-    network = logit_model(model)
-
-    def differentiate(batch: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            tape.watch(batch)
-            logits = tf.cast(network(batch, training=False), tf.float32)
-            score = tf.reduce_sum(logits * weights)
-        return tape.gradient(score, batch)
-
-    shapes = (None, *model.input_shape[1:]), (None, model.output_shape[-1])
-    gradients = traced(differentiate, [tf.TensorSpec(shape, tf.float32) for shape in shapes])
-    return lambda batch, weights: gradients(tf.constant(batch), tf.constant(weights)).numpy()
-
-
 def scores_under(
     logits: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tf_keras_vis.saliency import Saliency
 
 from mura_utils.explain.methods.common import (
-    CHUNK,
     checked,
     chunks,
-    gradient_function,
     logit_model,
     to_heatmaps,
 )
+from mura_utils.explain.methods.differentiation import traced_differentiator
 from mura_utils.explain.targets import Target
 
 
@@ -32,7 +32,8 @@ def saliency(
     """Absolute gradient of the score at each input pixel.
 
     The radiograph's one channel feeds the network's three, so the gradient is already their sum.
-    Of many images or copies it is computed by a traced graph, which gives the same as the library.
+    Of more than a few images or copies it is computed by a graph, which gives the same as the
+    library, and so is every later map of the model.
 
     With `smooth_samples` it is the mean of its absolute values over noisy copies (SmoothGrad; the
     paper averages with the sign). tf-keras-vis has that as well, but draws from NumPy's global
@@ -53,21 +54,23 @@ def saliency(
     Source: Simonyan et al. 2013 (plain); Smilkov et al. 2017 (SmoothGrad); report Fig. 34.
     """
     images = checked(model, images, target)
-    explainer = Saliency(logit_model(model))
     spread = smooth_noise * np.ptp(images, axis=(1, 2, 3), keepdims=True)
     noise = np.zeros((1, *images.shape[1:]), np.float32)
     if smooth_samples:
         rng = np.random.default_rng(seed)
         noise = rng.standard_normal((smooth_samples, *images.shape[1:]), np.float32)
+    differentiate = traced_differentiator(model, len(images) * len(noise))
     parts = []
     for rows in chunks(images, copies=len(noise)):
         copies = images[rows, None] + spread[rows, None] * noise
         flat = copies.reshape(-1, *images.shape[1:])
-        if len(images) * len(noise) > CHUNK:  # three times as quick, once it is traced
+        if differentiate:
             weights = np.repeat(target.weights[rows], len(noise), axis=0)
-            gradients = np.abs(gradient_function(model)(flat, weights))
+            found = differentiate(tf.constant(flat), tf.constant(weights))
+            gradients = np.abs(found.at_pixels)
         else:
             score = target.score(rows, copies=len(noise))
+            explainer = Saliency(logit_model(model))
             gradients = np.asarray(explainer(score, flat, normalize_map=False))
         parts.append(
             to_heatmaps(gradients.reshape(copies.shape[:-1]).mean(axis=1), images.shape[1])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from mura_utils.explain.methods.common import checked, chunks, gradient_function, to_heatmaps
+from mura_utils.explain.methods.common import checked, chunks, to_heatmaps
+from mura_utils.explain.methods.differentiation import differentiator
 from mura_utils.explain.targets import Target
 
 
@@ -47,12 +49,12 @@ def attributions(
         (N, S, S) float32, in units of the logits.
     """
     images = checked(model, images, target)
-    gradients = gradient_function(model)
+    differentiate = differentiator(model, len(images) * steps)
     path = ((np.arange(steps, dtype=np.float32) + 0.5) / steps)[:, None, None, None]
     found = np.zeros(images.shape[:-1], np.float32)
     for row, (image, weights) in enumerate(zip(images, target.weights, strict=True)):
-        total = sum(
-            gradients(path[part] * image, weights[None]).sum(axis=0) for part in chunks(path)
-        )
+        weights = tf.constant(weights[None])
+        parts = [differentiate(tf.constant(path[part] * image), weights) for part in chunks(path)]
+        total = sum(each.at_pixels.numpy().sum(axis=0) for each in parts)
         found[row] = (total / steps * image)[..., 0]
     return found
