@@ -73,7 +73,9 @@ def _with_palette(image: Image.Image) -> Image.Image:
     colors = image.convert("RGB")
     if colors.getcolors(_COLORS_OF_A_DRAWING) is not None:
         return colors
-    return colors.quantize(256, kmeans=1, dither=Image.Dither.NONE)
+    some = colors.resize([-(-side // 4) for side in colors.size], Image.Resampling.NEAREST)
+    palette = some.quantize(256, kmeans=1, dither=Image.Dither.NONE)  # of all: 8 times slower
+    return colors.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def show(fig: Figure, alt: str | None = None, file: Path | None = None) -> None:
