@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pandas as pd
 from figures import draw_heatmap_rows, texts, tick_labels
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mura_utils import plotting
@@ -45,6 +46,17 @@ def test_a_figure_with_radiographs_is_stored_with_a_palette_on_white():
     assert stored.mode == "P"
     white = (np.asarray(stored.convert("RGB")) == 255).all(axis=-1)
     assert white[:2].all() and white[:, :2].all()
+
+
+def test_white_stays_white_beside_grays_that_are_nearly_white():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 230, (200, 300, 3), np.uint8)
+    pixels[:100] = 255
+    pixels[4:20] = rng.integers(180, 255, (16, 300, 1))  # such as the edges of letters
+    fig = Figure(figsize=(3, 2), dpi=100)
+    fig.figimage(pixels, origin="upper")
+    stored = np.asarray(Image.open(io.BytesIO(plotting.to_png(fig))).convert("RGB"))
+    assert (stored[:4] == 255).all()
 
 
 def test_heatmap_grid_fills_rows_of_six_and_outlines_what_has_a_mask():
