@@ -170,8 +170,9 @@ def measure(arguments: argparse.Namespace) -> None:
         changes = removals(changed(folder, values))
     else:
         changes = {text: _parsed(text) for text in arguments.changes}
-    chosen = arguments.only or list(changes)
-    unknown = set(chosen) - changes.keys()
+    only = arguments.only or list(changes)
+    chosen = [change for change in changes if change in only]
+    unknown = set(only) - changes.keys()
     if unknown:
         raise UserError(f"--only {', '.join(unknown)}: give one of {', '.join(changes)}.")
     experiments = {change: changed(folder, values | changes[change]) for change in chosen}

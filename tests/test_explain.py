@@ -287,7 +287,15 @@ def test_a_model_without_heads_has_no_attention_methods(brightness, images):
         explain.attention_maps(brightness, images)
 
 
+def untraced(model):
+    """The same network without a graph, which rounds in another way."""
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
 def test_explain_makes_what_each_method_makes(model, images):
+    model = untraced(model)
     target = class_target([0, 1, 2, 3, 0], CLASSES)
     maps = explain.explain(model, images, {"class": target}, layer="conv_2")
     assert list(maps) == [
@@ -297,9 +305,9 @@ def test_explain_makes_what_each_method_makes(model, images):
         ("layer_cam at relu", "class"),
     ]  # fmt: skip
     alone = explain.grad_cam(model, images, target, layer="conv_2")
-    assert maps["grad_cam at conv_2", "class"] == pytest.approx(alone, abs=1e-5)
+    assert maps["grad_cam at conv_2", "class"] == pytest.approx(alone)
     fine = explain.layer_cam(model, images, target, layer="relu")
-    assert maps["layer_cam at relu", "class"] == pytest.approx(fine, abs=1e-5)
+    assert maps["layer_cam at relu", "class"] == pytest.approx(fine)
     assert maps["saliency", "class"] == pytest.approx(
         explain.saliency(model, images, target), abs=1e-5
     )

@@ -22,7 +22,7 @@ MapsOf = Callable[[keras.Model, np.ndarray], Mapping[tuple[str, str], np.ndarray
 
 
 class Stage(NamedTuple):
-    """A network whose upper layers are random."""
+    """Which layers of a network are random: the upper ones."""
 
     layer: str  # the lowest random layer
     share: float  # of the layers with weights that are random

@@ -107,13 +107,20 @@ def require_feature_map(model: keras.Model, layer: str) -> int:
     Raises:
         UserError: there is no such layer, or its output is no feature map.
     """
-    chosen = next((one for one in model.layers if one.name == layer), None)
-    if chosen is None or len(chosen.output.shape) != 4:
+    chosen = feature_map(model, layer)
+    if chosen is None:
         raise UserError(
             f"{model.name} has no layer {layer!r} with an output (N, h, w, C): choose one from "
             f"model.summary(), or {FEATURES!r}, the map that the head sees."
         )
     return chosen.output.shape[-1]
+
+
+def feature_map(model: keras.Model, layer: str) -> keras.Layer | None:
+    """The layer of this name if its output is (N, h, w, C), else None."""
+    return next(
+        (one for one in model.layers if one.name == layer and len(one.output.shape) == 4), None
+    )
 
 
 def chunks(images: np.ndarray, copies: int = 1) -> Iterator[slice]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from mura_utils.errors import UserError
 from mura_utils.explain.methods.attention import map_layers
 from mura_utils.explain.methods.class_activation import fine_layer
-from mura_utils.explain.methods.common import traced
+from mura_utils.explain.methods.common import feature_map, traced
 from mura_utils.network.backbone import FEATURES, convolution_names
 from mura_utils.network.once import once_a_model
 
@@ -73,15 +73,12 @@ def _graphs(model: keras.Model) -> dict[tuple[str, ...], Differentiate]:
 
 def _usual(model: keras.Model) -> list[str]:
     """The layers where notebook 07 makes maps, as far as the model has them."""
-    present = [name for name in (FEATURES, *convolution_names(model)[-1:]) if _has(model, name)]
+    names = (FEATURES, *convolution_names(model)[-1:])
+    present = [name for name in names if feature_map(model, name)]
     try:
         return [*present, fine_layer(model)]
     except UserError:
         return present
-
-
-def _has(model: keras.Model, name: str) -> bool:
-    return any(layer.name == name and len(layer.output.shape) == 4 for layer in model.layers)
 
 
 def _eager(model: keras.Model, layers: Sequence[str]) -> Differentiate:
