@@ -38,6 +38,8 @@ if importlib.util.find_spec("openvino"):
         {"extractor": "openvino", "precision": "float32"},
         {"extractor": "openvino", "precision": "mixed"},
     ]
+    if all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "tf2onnx"))):
+        EXTRACTORS.append({"extractor": "openvino", "precision": "int8"})
 
 _IMAGES_A_PATIENT = 3.5  # a little fewer than phantoms have
 

@@ -32,7 +32,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _common import EXTRACTORS, machine, options, run, say, say_head, say_row, workspace
+from _common import machine, options, run, say, say_head, say_row, workspace
 from _scale_data import Size, Work
 
 from mura_utils import report
@@ -276,7 +276,7 @@ def measure(arguments: argparse.Namespace) -> None:
         raise UserError(f"--images is {arguments.images}: give at least 1.")
     size = QUICK if arguments.quick else FULL
     part = size.part if arguments.images is None else arguments.images
-    changes = {**size.changes, **EXTRACTORS[-1], "stored_as": arguments.stored_as}
+    changes = {**size.changes, "extractor": "auto", "stored_as": arguments.stored_as}
     size = dataclasses.replace(size, part=part, changes=changes)
     stages = [name for name in STAGES if name in (arguments.stages or STAGES)]
     with nullcontext(arguments.keep) if arguments.keep else workspace() as folder:

@@ -59,6 +59,10 @@ class Experiment(
             "patients: give [], or another source",
         )
         yield (
+            self.precision != "int8" or self.extractor != "tensorflow",
+            "precision = int8 is for OpenVINO, and extractor = tensorflow: give extractor = auto",
+        )
+        yield (
             self.cache_features != "on" or self.unfreeze not in ("all", count),
             f"cache_features = on, but unfreeze = {shown(self.unfreeze)} leaves nothing frozen to "
             "store: give auto or off, or a smaller unfreeze",
@@ -200,17 +204,26 @@ def _packaged_weights(backbone: str) -> Path | None:
     return files[0]
 
 
-def require_extractor(storage: Storage) -> None:
-    """Refuse an extractor that is not installed.
+def require_extractor(experiment: Experiment) -> None:
+    """Refuse what computes stored activations if a package is not installed.
 
     Raises:
-        UserError: it is OpenVINO.
+        UserError: OpenVINO, or what makes a network of 8-bit integers.
     """
-    wanted = storage.extractor == "openvino" and storage.cache_features != "off"
-    if wanted and find_spec("openvino") is None:
+    if experiment.cache_features == "off":
+        return
+    int8 = experiment.precision == "int8"
+    if (experiment.extractor == "openvino" or int8) and find_spec("openvino") is None:
+        asked = "precision = int8" if int8 else "extractor = openvino"
         raise UserError(
-            "extractor = openvino needs OpenVINO: pip install -e .[openvino], or give "
-            "extractor = tensorflow."
+            f"{asked} needs OpenVINO: pip install -e .[openvino], or give extractor = tensorflow"
+            f"{' and precision = float32' if int8 else ''}."
+        )
+    missing = [name for name in ("onnx", "onnxruntime", "tf2onnx") if find_spec(name) is None]
+    if int8 and missing:
+        raise UserError(
+            f"precision = int8 needs {', '.join(missing)}: pip install -e .[export], or give "
+            "precision = mixed."
         )
 
 

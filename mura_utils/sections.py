@@ -311,8 +311,8 @@ class Training(Seeded):
     focal_gamma: Number = _parameter(
         0.0, "05", "focal loss's exponent; 0 is plain cross-entropy", ge=0, le=100
     )
-    precision: Annotated[Literal["float32", "mixed"], AnyCase] = _parameter(
-        "float32", "05", "mixed: float16 on a GPU, bfloat16 in OpenVINO"
+    precision: Annotated[Literal["float32", "mixed", "int8"], AnyCase] = _parameter(
+        "float32", "05", "mixed: float16 on a GPU, bfloat16 in OpenVINO; int8: stored activations"
     )
     kernels: Annotated[Literal["fast", "keras"], AnyCase] = _parameter(
         "fast", "05", "what trains on a CPU: quicker kernels with the same results, or Keras's own"
@@ -362,8 +362,8 @@ class Storage(Section):
     stored_as: Annotated[Literal["float16", "uint8"], AnyCase] = _parameter(
         "float16", "05", "of activations: float16, or uint8 by channel, in about half the disk"
     )
-    extractor: Annotated[Literal["tensorflow", "openvino"], AnyCase] = _parameter(
-        "tensorflow", "05", "what computes the activations to store"
+    extractor: Annotated[Literal["auto", "tensorflow", "openvino"], AnyCase] = _parameter(
+        "auto", "05", "what computes activations; auto: OpenVINO where it is faster, in bfloat16"
     )
 
 

@@ -33,6 +33,7 @@ def experiment(**changes):
         "backbone": "mobilenet", "alpha": 0.25, "weights": "none", "unfreeze": 1,
         "image_size": 32, "head": "dense", "dense_units": [16], "dropout": [0.4], "batch_size": 8,
         "epochs": 4, "learning_rate": 1e-2, "views": 2, "cache_features": "off",
+        "extractor": "tensorflow",
     }  # fmt: skip
     return validate_parameters({**small, **changes}, "test")
 

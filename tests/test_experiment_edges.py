@@ -79,6 +79,7 @@ EDGES = {
     "dropout": [0.0, math.nextafter(0, 1), 0.99],
     "pca_images_per_class": [[1], [1_000_000], list(range(1, 11))],
     "extractor": ["tensorflow"],
+    "precision": ["float32", "mixed"],  # int8 needs OpenVINO: test_frozen_extraction
     "bootstrap": [100, 101],  # up to 100,000: see below
     "relabel": ["", "a.csv", " . "],
 }

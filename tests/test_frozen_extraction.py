@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from small import frozen_experiment, network, noise, one_sentence, python, store
 from mura_utils import frozen
 from mura_utils.augmentation import Augmentation
 from mura_utils.errors import UserError
-from mura_utils.frozen import extraction
+from mura_utils.frozen import extraction, extractors
 from mura_utils.generators import augment
 
 HALF = 2.0**-11  # float16's relative rounding error
@@ -93,13 +94,13 @@ def extract_slowly(seconds):
     extractor = extraction.extractor
 
     def slow_extractor(*args):
-        run, computed_by = extractor(*args)
+        run, *others = extractor(*args)
 
         def after_a_pause(images):
             time.sleep(float(seconds))
             return run(images)
 
-        return after_a_pause, computed_by
+        return after_a_pause, *others
 
     extraction.extractor = slow_extractor
     settings = frozen_experiment(views=2)
@@ -251,6 +252,68 @@ def test_openvino_that_is_not_installed_is_one_sentence(monkeypatch):
     with pytest.raises(UserError, match=r"needs OpenVINO: pip install") as error:
         frozen.extract(chosen, images, settings, progress=False)
     assert "extractor = tensorflow" in str(error.value)
+
+
+def test_int8_that_is_not_installed_or_not_possible_is_one_sentence(monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    settings, images = frozen_experiment(extractor="openvino", precision="int8"), noise()
+    chosen = frozen.plan(network(settings), images, settings)
+    with pytest.raises(UserError, match=r"int8 needs .*onnxruntime.*: pip install") as error:
+        frozen.extract(chosen, images, settings, progress=False)
+    assert one_sentence(error)
+    with pytest.raises(UserError, match="give extractor = auto"):
+        frozen_experiment(extractor="tensorflow", precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("has", "precision", "expected"),
+    [
+        ("nothing", "float32", ("tensorflow", "float32")),
+        ("nothing", "int8", ("openvino", "int8")),  # which then is refused
+        ("OpenVINO", "float32", ("openvino", "float32")),
+        ("OpenVINO, bfloat16", "float32", ("openvino", "mixed")),
+        ("OpenVINO, bfloat16", "int8", ("openvino", "int8")),
+        ("OpenVINO, bfloat16, GPU", "mixed", ("tensorflow", "mixed")),
+    ],
+)
+def test_auto_takes_what_is_fastest_on_this_machine(monkeypatch, has, precision, expected):
+    spec = True if "OpenVINO" in has else None
+    monkeypatch.setattr(extractors, "find_spec", lambda name: spec)
+    monkeypatch.setattr(extractors, "computes_in_bfloat16", lambda: "bfloat16" in has)
+    monkeypatch.setattr(
+        extractors.tf.config, "list_physical_devices", lambda kind: ["one"] * (kind in has)
+    )
+    settings = frozen_experiment(extractor="auto", precision=precision)
+    assert extractors.library_and_precision(settings) == expected
+    asked = frozen_experiment(extractor="tensorflow")
+    assert extractors.library_and_precision(asked) == ("tensorflow", "float32")
+
+
+def test_int8_is_calibrated_on_training_images_and_says_what_it_changes():
+    for package in ("openvino", "onnx", "onnxruntime", "tf2onnx"):
+        pytest.importorskip(package)
+    images, model = noise(train=40), vivid(frozen_experiment())
+    settings = frozen_experiment(extractor="auto", precision="int8", views=1)
+    chosen = frozen.plan(model, images, settings)
+    extracted = frozen.extract(chosen, images, settings, progress=False)
+    assert extracted.computed_by == "OpenVINO int8"
+    ours, theirs = (
+        each.held_out.load()[0].astype("f4")
+        for each in (stored(frozen_experiment(), images, model), chosen)
+    )
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.99
+    assert 0.5 < np.abs(theirs - ours).mean() / ours.std() / extracted.difference < 2
+    assert f"{extracted.difference:.2g} of their standard deviation" in extracted.sentence
+
+    def held_out(images, **changes):
+        changed = settings.model_copy(update=changes)
+        return frozen.feature_sets(chosen.cut, images, changed)[1].folder
+
+    assert held_out(images, seed=1) == chosen.held_out.folder
+    others = replace(images, rows=images.rows.copy())
+    others.rows.loc[extractors.sample(images)[0], "sha256"] = "f" * 64
+    assert held_out(others) != chosen.held_out.folder, "it was calibrated on another image"
 
 
 def test_openvino_gives_the_activations_of_tensorflow():

@@ -30,6 +30,7 @@ from small import (
 
 from mura_utils import frozen, training
 from mura_utils.errors import UserError
+from mura_utils.network.saved import load_model
 from mura_utils.training import fitting, resume
 
 PLATEAU = {
@@ -94,25 +95,34 @@ def test_the_history_has_one_row_an_epoch(undisturbed):
 
 def test_the_description_of_a_training_is_what_training_json_holds(undisturbed):
     done = undisturbed("stored, cosine")
-    described = training.describe_training(
-        done.result, done.model, CLASSES, done.path, frozen.Plan(True, "")
-    )
+    described = training.describe_training(done.result, done.model, CLASSES, frozen.Plan(True, ""))
     best = done.history.set_index("epoch").loc[done.result.kept_epoch]
     assert json.loads(json.dumps(described)) == described
     assert described["best"]["val_accuracy"] == best["val_accuracy"]
     assert described["epochs"] == 4
     assert described["stored_activations"] is True
     assert described["parameters"]["total"] == done.model.count_params()
-    assert described["model_sha256"] == hashlib.sha256(done.path.read_bytes()).hexdigest()
+
+
+def test_a_model_is_known_by_its_weights_and_not_by_its_file(undisturbed):
+    done = undisturbed("stored, cosine")
+
+    def sha256(model):
+        stored = frozen.Plan(True, "")
+        return training.describe_training(done.result, model, CLASSES, stored)["model_sha256"]
+
+    loaded = load_model(done.path)
+    assert sha256(loaded) == sha256(done.model)
+    *others, last = loaded.get_weights()
+    loaded.set_weights([*others, last + 1])
+    assert sha256(loaded) != sha256(done.model)
 
 
 def test_the_description_says_which_file_the_weights_came_from(tmp_path):
     file = tmp_path / "initial.npz"
     file.write_bytes(b"not read here: the network is another")
     done = train(tmp_path, experiment(epochs=1, weights=str(file)))
-    described = training.describe_training(
-        done.result, done.model, CLASSES, done.path, frozen.Plan(False, "")
-    )
+    described = training.describe_training(done.result, done.model, CLASSES, frozen.Plan(False, ""))
     assert described["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 

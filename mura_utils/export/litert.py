@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mura_utils.export.onnx import input_signature
+from mura_utils.network.onnx import input_signature
 from mura_utils.paths import atomic_write
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mura_utils.export.onnx import METADATA, input_signature, write_onnx
+from mura_utils.network.onnx import METADATA, input_signature, write_onnx
 
 
 def write_openvino(

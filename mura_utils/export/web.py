@@ -61,8 +61,8 @@ def write_page(run: str, out: Path | None = None) -> Path:
     write_runtime(out / "onnxruntime")
 
     from mura_utils.export.explaining import explaining_network
-    from mura_utils.export.onnx import write_onnx
     from mura_utils.network.build import in_float32
+    from mura_utils.network.onnx import write_onnx
     from mura_utils.network.saved import load_model
 
     familiar = known_by(network)

@@ -16,11 +16,11 @@ from mura_utils.errors import UserError
 from mura_utils.errors import describe as in_one_sentence
 from mura_utils.export.description import describe, one_network
 from mura_utils.export.litert import write_litert
-from mura_utils.export.onnx import write_onnx
 from mura_utils.export.openvino import write_openvino
 from mura_utils.export.runtime import LIBRARIES, Runtime, require_library
 from mura_utils.export.sample import draw_images
 from mura_utils.network.build import in_float32
+from mura_utils.network.onnx import write_onnx
 from mura_utils.network.saved import load_model
 from mura_utils.paths import write_json
 from mura_utils.runs.record import require_trained

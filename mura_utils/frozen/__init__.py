@@ -1,6 +1,7 @@
 """The frozen part of a network: cut off, computed once, kept on disk, trained on many times."""
 
-from mura_utils.frozen.extraction import Extraction, extract, extractor
+from mura_utils.frozen.extraction import Extraction, extract
+from mura_utils.frozen.extractors import extractor
 from mura_utils.frozen.pooled import pooled_features, pooled_layers, with_pooled
 from mura_utils.frozen.store import FeatureSet, Plan, feature_sets, plan
 from mura_utils.frozen.use import (

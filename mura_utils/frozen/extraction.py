@@ -15,15 +15,13 @@ from tqdm.auto import tqdm
 from mura_utils import paths
 from mura_utils.data.close_ups import FINE, on_fine_square
 from mura_utils.data.dataset import Images
-from mura_utils.devices import uses_xla
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment, require_extractor
+from mura_utils.experiments import Experiment
 from mura_utils.frozen.encoding import LARGEST
+from mura_utils.frozen.extractors import extractor, sample
 from mura_utils.frozen.store import FeatureSet, Plan
 from mura_utils.generators import augment
 from mura_utils.locks import waiting
-from mura_utils.network.cut import Cut
-from mura_utils.network.inference import compile_for_openvino, trace
 from mura_utils.terminal import hide_bars, to_the_terminal
 
 _BATCH = 64  # images a step of the extraction; also the unit of going on after an interruption
@@ -38,12 +36,15 @@ class Extraction:
         stored: images (augmented versions) that were there already.
         seconds: wall-clock time, waiting for another process included.
         computed_by: library and precision that were used.
+        difference: mean absolute difference from TensorFlow in float32 over eight training images,
+            in standard deviations of the activations; 0 where TensorFlow computed.
     """
 
     computed: int
     stored: int
     seconds: float
     computed_by: str
+    difference: float = 0.0
 
     @property
     def sentence(self) -> str:
@@ -52,11 +53,17 @@ class Extraction:
             return "Every batch runs through the whole network."
         if not self.computed:
             return f"All {self.stored:,} activations ({self.computed_by}) were stored already."
-        return (
+        sentence = (
             f"{self.computed:,} activations computed with {self.computed_by} in "
             f"{self.seconds:.0f} s ({self.computed / self.seconds:.0f} a second); "
             f"{self.stored:,} were stored already."
         )
+        if self.difference:
+            sentence += (
+                f" On average they differ from float32 in TensorFlow by {self.difference:.2g} of "
+                "their standard deviation."
+            )
+        return sentence
 
 
 @to_the_terminal()
@@ -76,7 +83,7 @@ def extract(
         progress: show a bar that counts images.
 
     Raises:
-        UserError: OpenVINO is not installed; an activation is too large for float16.
+        UserError: a package is not installed; an activation is too large for float16.
     """
     if not chosen.on:
         return Extraction(0, 0, 0.0, "")
@@ -86,7 +93,8 @@ def extract(
     if all(features.complete for features in sets):
         return Extraction(0, total, 0.0, chosen.train.about["computed_by"])
     computed = 0
-    run, computed_by = extractor(chosen.cut, experiment)
+    some = images.pixels[sample(images)][..., np.newaxis]
+    run, computed_by, difference = extractor(chosen.cut, experiment, some)
     with tqdm(total=total, desc="frozen part", unit="image", disable=hide_bars(progress)) as bar:
         for features in sets:
             features.folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +102,8 @@ def extract(
             with waiting(features.folder / ".lock", "computes the same activations"):
                 for variant in range(features.views):
                     computed += _store_variant(features, variant, images, run, bar)
-    return Extraction(computed, total - computed, time.perf_counter() - began, computed_by)
+    seconds = time.perf_counter() - began
+    return Extraction(computed, total - computed, seconds, computed_by, difference)
 
 
 def _store_variant(
@@ -149,37 +158,3 @@ def _header(rows: int, width: int, dtype: str) -> bytes:
         stream, {"descr": dtype, "fortran_order": False, "shape": (rows, width)}
     )
     return stream.getvalue()
-
-
-def extractor(cut: Cut, experiment: Experiment) -> tuple[Callable[[tf.Tensor], np.ndarray], str]:
-    """What computes a prefix's activations: `extractor` and `precision` choose it.
-
-    Returns:
-        A function from images (N, S, S, 1) float32 in 0-255 to (N, width) float32, and the library
-        and precision that it computes with.
-
-    Raises:
-        UserError: OpenVINO is not installed.
-    """
-    build = {"tensorflow": _tensorflow, "openvino": _openvino}[experiment.extractor]
-    network, computed_by = build(cut, experiment)
-
-    def run(images: tf.Tensor) -> np.ndarray:
-        outputs = [np.asarray(output) for output in network(images)]
-        return np.concatenate([output.reshape(len(output), -1) for output in outputs], axis=1)
-
-    return run, computed_by
-
-
-def _tensorflow(cut: Cut, experiment: Experiment) -> tuple[Callable, str]:
-    compiled = uses_xla(experiment)
-    dtype = cut.prefix.layers[-1].compute_dtype
-    words = f"TensorFlow {dtype}" + (" compiled by XLA" if compiled else "")
-    return trace(cut.prefix, jit_compile=compiled), words
-
-
-def _openvino(cut: Cut, experiment: Experiment) -> tuple[Callable, str]:
-    require_extractor(experiment)
-    reduced = experiment.precision == "mixed"
-    network, used = compile_for_openvino(trace(cut.prefix), reduced)
-    return lambda images: network(images.numpy()), f"OpenVINO {used}"

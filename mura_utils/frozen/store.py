@@ -22,6 +22,7 @@ from mura_utils.data.pixels import CACHE_VERSION, content_keys
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.frozen.encoding import ENCODINGS, Encoding, smallest
+from mura_utils.frozen.extractors import library_and_precision, sample
 from mura_utils.network.cut import Cut, parents, split_network
 
 _WORTHWHILE = 0.5  # share of multiply-adds that must be frozen for `cache_features: auto`
@@ -190,6 +191,7 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
     network = _fingerprint(cut.prefix)
     stored_as = smallest(experiment.stored_as, cut.shapes)
     keys = content_keys(images.root, images.rows)
+    library, precision = library_and_precision(experiment)
     augmentation = Augmentation.of(experiment) if experiment.augment else None
 
     def feature_set(rows: np.ndarray, augmentation: Augmentation | None) -> FeatureSet:
@@ -202,8 +204,11 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
             "resize": images.resize,
             "augmentation": asdict(augmentation) if augmentation else None,
             "view_seed": seed,
-            "computed_by": f"{experiment.extractor}, {experiment.precision}",
+            "computed_by": f"{library}, {precision}",
         }
+        if precision == "int8":
+            calibrated = json.dumps([keys[row] for row in sample(images)])
+            description["calibration"] = hashlib.sha256(calibrated.encode()).hexdigest()[:16]
         if stored_as != "float16":  # which folders of earlier versions do not name
             description["stored_as"] = stored_as
         views = min(experiment.views, experiment.epochs) if augmentation else 1

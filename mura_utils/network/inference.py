@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,6 +30,13 @@ def trace(network: keras.Model, images: int | None = None, jit_compile: bool = F
     return forward
 
 
+def computes_in_bfloat16() -> bool:
+    """Whether this machine's processor does, as OpenVINO sees it."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def compile_for_openvino(
     traced: Callable, reduced: bool = False
 ) -> tuple[Callable[[np.ndarray], list[np.ndarray]], str]:
@@ -42,17 +50,23 @@ def compile_for_openvino(
         A function from images to the list of outputs, and the precision that it computes in, as in
         "f32".
     """
+    return load_in_openvino(traced.get_concrete_function(), reduced)
+
+
+def load_in_openvino(
+    network: Any, reduced: bool = False
+) -> tuple[Callable[[np.ndarray], list[np.ndarray]], str]:
+    """The same for all that OpenVINO converts, as the path of a file in ONNX."""
     import openvino
 
-    core = openvino.Core()
     # Asked for where the processor lacks it, bfloat16 is emulated: slower, and less exact.
-    has_it = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    reduced = reduced and computes_in_bfloat16()
     # One call at a time on all cores; the throughput hint would leave each call to one core.
-    compiled = core.compile_model(
-        openvino.convert_model(traced.get_concrete_function()),
+    compiled = openvino.Core().compile_model(
+        openvino.convert_model(network),
         "CPU",
         {
-            "INFERENCE_PRECISION_HINT": "bf16" if reduced and has_it else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
             "PERFORMANCE_HINT": "LATENCY",
         },
     )

@@ -33,7 +33,7 @@ class Member:
 
     Attributes:
         folder: of the run.
-        model_sha256: which model.
+        model_sha256: of the network's weights, see `training.describe_training`.
         classes: its labels, in the order of its outputs.
         val_accuracy: share of the validation images with the right label.
         seconds: how long its training took.

@@ -204,7 +204,7 @@ class _Card:
                 **{key: getattr(member.experiment, key) for key in _RECIPE},
                 "seconds": f"{member.seconds:,.0f}",
                 "validation accuracy": f"{member.val_accuracy:.3f}",
-                "SHA-256 of the model": f"`{member.model_sha256[:16]}`",
+                "SHA-256 of the weights": f"`{member.model_sha256[:16]}`",
             }
             for member in self.members
         }

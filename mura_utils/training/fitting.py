@@ -205,10 +205,13 @@ def describe_training(
     training: Training,
     model: keras.Model,
     classes: Sequence[str],
-    model_path: Path,
     stored: frozen.Plan,
 ) -> dict[str, Any]:
-    """The content of training.json: what was trained, how long, with which versions."""
+    """The content of training.json: what was trained, how long, with which versions.
+
+    ``model_sha256`` is of the network's weights in their order, not of its file: that holds the
+    time when it was saved, and two trainings that gave the same network should show it.
+    """
     kept = training.history.set_index("epoch").loc[training.kept_epoch]
     total, trainable, frozen = parameter_counts(model)
     return {
@@ -222,5 +225,13 @@ def describe_training(
         "weights_sha256": training.weights_sha256,
         "device": use_device(),
         "versions": versions(),
-        "model_sha256": hashlib.sha256(model_path.read_bytes()).hexdigest(),
+        "model_sha256": _digest(model),
     }
+
+
+def _digest(model: keras.Model) -> str:
+    digest = hashlib.sha256()
+    for weights in model.get_weights():
+        digest.update(f"{weights.dtype} {weights.shape}".encode())
+        digest.update(np.ascontiguousarray(weights).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""What computes the activations to store: TensorFlow, or OpenVINO in float32, bfloat16 or int8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import tensorflow as tf
+
+from mura_utils.data.dataset import Images
+from mura_utils.devices import uses_xla
+from mura_utils.experiments import Experiment, require_extractor
+from mura_utils.network.cut import Cut
+from mura_utils.network.inference import (
+    compile_for_openvino,
+    computes_in_bfloat16,
+    load_in_openvino,
+    trace,
+)
+from mura_utils.network.onnx import write_onnx
+
+_SAMPLE = 32  # training images that int8 is calibrated on
+
+
+def library_and_precision(experiment: Experiment) -> tuple[str, str]:
+    """`extractor` and `precision`, with ``extractor: auto`` decided for this machine.
+
+    ``auto`` is OpenVINO where it is installed and TensorFlow has no GPU, and then in bfloat16 where
+    the processor computes in it; TensorFlow elsewhere. ``precision: int8`` is always OpenVINO's.
+
+    Returns:
+        "tensorflow" or "openvino"; "float32", "mixed" or "int8".
+    """
+    library, precision = experiment.extractor, experiment.precision
+    if library != "auto":
+        return library, precision
+    if precision == "int8":
+        return "openvino", precision
+    if find_spec("openvino") is None or tf.config.list_physical_devices("GPU"):
+        return "tensorflow", precision
+    return "openvino", "mixed" if computes_in_bfloat16() else "float32"
+
+
+def sample(images: Images) -> np.ndarray:
+    """Positions of the training images that int8 is calibrated on: the same for all seeds."""
+    rows = images.positions("train")
+    count = min(_SAMPLE, len(rows))
+    return np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
+
+
+def extractor(
+    cut: Cut, experiment: Experiment, some: np.ndarray
+) -> tuple[Callable[[tf.Tensor], np.ndarray], str, float]:
+    """What computes a prefix's activations: `extractor` and `precision` choose it.
+
+    Args:
+        cut: whose prefix it is.
+        experiment: extractor, precision and deterministic are used.
+        some: (n, S, S, 1) images in 0-255, to calibrate int8 on, and to see what a lower precision
+            changes.
+
+    Returns:
+        A function from images (N, S, S, 1) float32 in 0-255 to (N, width) float32; the library and
+        precision that it computes with; and how far it is from TensorFlow in float32: the mean
+        absolute difference in standard deviations of the activations, 0 for TensorFlow.
+
+    Raises:
+        UserError: a package is not installed.
+    """
+    require_extractor(experiment)
+    library, precision = library_and_precision(experiment)
+    if library == "tensorflow":
+        compiled = uses_xla(experiment)
+        dtype = cut.prefix.layers[-1].compute_dtype
+        words = f"TensorFlow {dtype}" + (" compiled by XLA" if compiled else "")
+        return _joined(trace(cut.prefix, jit_compile=compiled)), words, 0.0
+    traced = trace(cut.prefix)
+    if precision == "int8":
+        network, used = _quantized(cut, some), "int8"
+    else:
+        network, used = compile_for_openvino(traced, precision == "mixed")
+    run = _joined(lambda images: network(images.numpy()))
+    few = tf.constant(some[:8], tf.float32)
+    expected = _joined(traced)(few)
+    difference = float(np.abs(run(few) - expected).mean() / max(expected.std(), 1e-12))
+    return run, f"OpenVINO {used}", difference
+
+
+def _joined(network: Callable) -> Callable[[tf.Tensor], np.ndarray]:
+    def run(images: tf.Tensor) -> np.ndarray:
+        outputs = [np.asarray(output) for output in network(images)]
+        return np.concatenate([output.reshape(len(output), -1) for output in outputs], axis=1)
+
+    return run
+
+
+def _quantized(cut: Cut, some: np.ndarray) -> Callable[[np.ndarray], list[np.ndarray]]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "prefix.onnx"
+        write_onnx(cut.prefix, path, calibration=some)
+        return load_in_openvino(path)[0]
