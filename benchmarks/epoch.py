@@ -13,7 +13,7 @@ epochs of ours.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 
 import keras
@@ -66,36 +66,44 @@ class _Epochs(keras.callbacks.Callback):
 
 
 def epoch_seconds(
-    images: Images, experiment: Experiment, rounds: int, epochs: int
-) -> tuple[float, float]:
+    images: Images, variants: Mapping[str, Experiment], rounds: int, epochs: int
+) -> dict[str, tuple[float, float]]:
     """Median seconds of an epoch of the report's way and of ours, in turn.
 
     Args:
         images: to train on and to validate with.
-        experiment: with the extractor that stores the activations.
+        variants: experiments that the report's way does not tell apart, by name.
         rounds: epochs of the report's way that count.
-        epochs: of ours after each of them.
+        epochs: of each of ours after each of them.
+
+    Returns:
+        The report's and ours, for each variant.
     """
     root, classes = images.root, images.classes
-    model = build_model(experiment, classes)
-    stored = frozen.plan(model, images, experiment)
-    say(frozen.extract(stored, images, experiment, progress=False).sentence)
-    task = training.make_task(model, images, experiment, stored)
-    training.compile_task(task, experiment)
-    ours: list[float] = []
+    ours: dict[str, list[float]] = {name: [] for name in variants}
+    trained = {}
+    for name, experiment in variants.items():
+        model = build_model(experiment, classes)
+        stored = frozen.plan(model, images, experiment)
+        say(frozen.extract(stored, images, experiment, progress=False).sentence)
+        task = training.make_task(model, images, experiment, stored)
+        training.compile_task(task, experiment)
+        trained[name] = model, task
 
-    def train(epochs: int) -> float:
-        settings = experiment.model_copy(update={"epochs": epochs})
+    def train(name: str, epochs: int) -> float:
+        settings = variants[name].model_copy(update={"epochs": epochs})
         path = root / "ours" / "model.keras"
-        return training.fit(model, task, settings, path, progress=False).seconds
+        return training.fit(*trained[name], settings, path, progress=False).seconds
 
     def train_ours() -> None:
-        first = train(1)  # traces
-        ours.append((train(1 + epochs) - first) / epochs)
-        say(f"our epoch, mean of {epochs} after the first: {ours[-1]:.2f} s")
+        for name, seconds in ours.items():
+            first = train(name, 1)  # traces
+            seconds.append((train(name, 1 + epochs) - first) / epochs)
+            say(f"our epoch of {name}, mean of {epochs} after the first: {seconds[-1]:.2f} s")
 
     clock = _Epochs(train_ours)
     parts = {name: images.rows.iloc[images.positions(name)] for name in ("train", "validation")}
+    experiment = next(iter(variants.values()))
     whole_network(experiment, classes).fit(
         flow(root, parts["train"], classes, training=True),
         validation_data=flow(root, parts["validation"], classes, training=False),
@@ -103,7 +111,8 @@ def epoch_seconds(
         callbacks=[*callbacks(experiment, root / "report.keras"), clock],
         verbose=0,
     )
-    return median(clock.seconds[1:]), median(ours[1:])
+    report = median(clock.seconds[1:])
+    return {name: (report, median(seconds[1:])) for name, seconds in ours.items()}
 
 
 def main() -> None:
@@ -127,16 +136,15 @@ def main() -> None:
 
         changes = {"weights": "none", "source": "phantom"}
         changes |= {"cache_features": "on", "views": _VIEWS, "extractor": "auto"}
-        experiments = {
+        exp6 = {
             "exp6": load_experiment("exp6", **changes),
             "exp6, fast_dropout": load_experiment("exp6", **changes, fast_dropout=True),
-            "exp4": load_experiment("exp4", **changes),
         }
-        speeds = extraction_speeds(images, experiments["exp6"], step)
-        measured = {
-            name: epoch_seconds(images, experiment, rounds, epochs)
-            for name, experiment in experiments.items()
-        }
+        exp4 = {"exp4": load_experiment("exp4", **changes)}
+        speeds = extraction_speeds(images, exp6["exp6"], step)
+        measured = {}
+        for variants in (exp6, exp4):
+            measured |= epoch_seconds(images, variants, rounds, epochs)
 
     computed = _VIEWS * training_images + others
     say_head(
