@@ -276,7 +276,8 @@ def measure(arguments: argparse.Namespace) -> None:
         raise UserError(f"--images is {arguments.images}: give at least 1.")
     size = QUICK if arguments.quick else FULL
     part = size.part if arguments.images is None else arguments.images
-    changes = {**size.changes, "extractor": "auto", "stored_as": arguments.stored_as}
+    stored = {"stored_as": arguments.stored_as, "precision": arguments.precision}
+    changes = {**size.changes, "extractor": "auto", **stored}
     size = dataclasses.replace(size, part=part, changes=changes)
     stages = [name for name in STAGES if name in (arguments.stages or STAGES)]
     with nullcontext(arguments.keep) if arguments.keep else workspace() as folder:
@@ -306,6 +307,9 @@ def main() -> None:
         "--keep", type=Path, metavar="FOLDER", help="work there, stay, and go on where it ended"
     )
     parser.add_argument("--stored-as", choices=("float16", "uint8"), default="float16")
+    parser.add_argument(
+        "--precision", choices=("float32", "int8"), default="float32", help="of the extraction"
+    )
     run(parser, measure)
 
 
