@@ -135,7 +135,7 @@ def main() -> None:
         say(f"pixel cache: {cache:.2f} s for {len(images):,} images")
 
         changes = {"weights": "none", "source": "phantom"}
-        changes |= {"cache_features": "on", "views": _VIEWS, "extractor": "auto"}
+        changes |= {"cache_features": "on", "views": _VIEWS, **EXTRACTORS[-1]}
         exp6 = {
             "exp6": load_experiment("exp6", **changes),
             "exp6, fast_dropout": load_experiment("exp6", **changes, fast_dropout=True),

@@ -308,7 +308,10 @@ def main() -> None:
     )
     parser.add_argument("--stored-as", choices=("float16", "uint8"), default="float16")
     parser.add_argument(
-        "--precision", choices=("float32", "int8"), default="float32", help="of the extraction"
+        "--precision",
+        choices=("float32", "mixed", "int8"),
+        default="mixed",
+        help="of the extraction",
     )
     run(parser, measure)
 

@@ -363,7 +363,7 @@ class Storage(Section):
         "float16", "05", "of activations: float16, or uint8 by channel, in about half the disk"
     )
     extractor: Annotated[Literal["auto", "tensorflow", "openvino"], AnyCase] = _parameter(
-        "auto", "05", "what computes activations; auto: OpenVINO where it is faster, in bfloat16"
+        "auto", "05", "what computes the activations to store; auto: OpenVINO if installed"
     )
 
 

@@ -272,15 +272,14 @@ def test_int8_that_is_not_installed_or_not_possible_is_one_sentence(monkeypatch)
         ("nothing", "float32", ("tensorflow", "float32")),
         ("nothing", "int8", ("openvino", "int8")),  # which then is refused
         ("OpenVINO", "float32", ("openvino", "float32")),
-        ("OpenVINO, bfloat16", "float32", ("openvino", "mixed")),
-        ("OpenVINO, bfloat16", "int8", ("openvino", "int8")),
-        ("OpenVINO, bfloat16, GPU", "mixed", ("tensorflow", "mixed")),
+        ("OpenVINO", "mixed", ("openvino", "mixed")),
+        ("OpenVINO", "int8", ("openvino", "int8")),
+        ("OpenVINO, GPU", "mixed", ("tensorflow", "mixed")),
     ],
 )
-def test_auto_takes_what_is_fastest_on_this_machine(monkeypatch, has, precision, expected):
+def test_auto_takes_openvino_where_it_is_and_no_gpu(monkeypatch, has, precision, expected):
     spec = True if "OpenVINO" in has else None
     monkeypatch.setattr(extractors, "find_spec", lambda name: spec)
-    monkeypatch.setattr(extractors, "computes_in_bfloat16", lambda: "bfloat16" in has)
     monkeypatch.setattr(
         extractors.tf.config, "list_physical_devices", lambda kind: ["one"] * (kind in has)
     )

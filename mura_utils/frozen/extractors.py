@@ -16,7 +16,6 @@ from mura_utils.experiments import Experiment, require_extractor
 from mura_utils.network.cut import Cut
 from mura_utils.network.inference import (
     compile_for_openvino,
-    computes_in_bfloat16,
     load_in_openvino,
     trace,
 )
@@ -28,20 +27,19 @@ _SAMPLE = 32  # training images that int8 is calibrated on
 def library_and_precision(experiment: Experiment) -> tuple[str, str]:
     """`extractor` and `precision`, with ``extractor: auto`` decided for this machine.
 
-    ``auto`` is OpenVINO where it is installed and TensorFlow has no GPU, and then in bfloat16 where
-    the processor computes in it; TensorFlow elsewhere. ``precision: int8`` is always OpenVINO's.
+    ``auto`` is OpenVINO where it is installed and TensorFlow has no GPU, and TensorFlow elsewhere.
+    ``precision: int8`` is always OpenVINO's.
 
     Returns:
         "tensorflow" or "openvino"; "float32", "mixed" or "int8".
     """
     library, precision = experiment.extractor, experiment.precision
-    if library != "auto":
-        return library, precision
-    if precision == "int8":
-        return "openvino", precision
-    if find_spec("openvino") is None or tf.config.list_physical_devices("GPU"):
-        return "tensorflow", precision
-    return "openvino", "mixed" if computes_in_bfloat16() else "float32"
+    if library == "auto" and precision == "int8":
+        library = "openvino"
+    elif library == "auto":
+        idle = find_spec("openvino") is None or tf.config.list_physical_devices("GPU")
+        library = "tensorflow" if idle else "openvino"
+    return library, precision
 
 
 def sample(images: Images) -> np.ndarray:
