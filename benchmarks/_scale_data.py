@@ -134,6 +134,7 @@ class Measured:
         bytes_written: that stay on disk.
         note: what else to say.
         counted: whether it is part of a run.
+        once: of the seconds, those that a run spends once, whatever its images.
     """
 
     done: int
@@ -142,6 +143,7 @@ class Measured:
     bytes_written: int = 0
     note: str = ""
     counted: bool = True
+    once: float = 0.0
 
 
 def perform(stages: Mapping[str, Callable[[Work], Any]], stage: str, folder: Path) -> None:

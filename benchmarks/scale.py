@@ -243,7 +243,8 @@ def say_table(results: Mapping[str, Mapping[str, Any]]) -> None:
 
 def in_a_run(result: Mapping[str, Any]) -> float:
     """Seconds of a stage in a run of exp6 on the whole tree."""
-    return result["seconds"] * result["needed"] / result["done"]
+    once = result["once"]
+    return once + (result["seconds"] - once) * result["needed"] / result["done"]
 
 
 def total_seconds(results: Mapping[str, Mapping[str, Any]]) -> float:

@@ -125,13 +125,16 @@ def test_every_stage_is_measured_and_none_twice(scale, in_process, monkeypatch, 
 
 
 def test_the_hours_take_the_epoch_from_disk_where_it_was_measured(scale):
-    def result(done, needed, seconds, counted=True):
-        return {"done": done, "needed": needed, "seconds": seconds, "counted": counted}
+    def result(done, needed, seconds, counted=True, once=0.0):
+        numbers = {"done": done, "needed": needed, "seconds": seconds, "once": once}
+        return numbers | {"counted": counted}
 
     results = {"index": result(10, 10, 3.0), "training": result(10, 40, 5.0)}
     results["store"] = result(10, 10, 100.0, counted=False)
     assert scale.total_seconds(results) == 23.0
     assert scale.total_seconds(results | {"epoch": result(20, 40, 30.0)}) == 63.0
+    results["training"] = result(10, 40, 5.0, once=1.0)
+    assert scale.total_seconds(results) == 20.0
 
 
 def test_the_full_tree_has_muras_images_studies_and_patients(scale):
