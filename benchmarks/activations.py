@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import keras
 import numpy as np
 from _common import EXTRACTORS, machine, options, run, say, say_head, say_row, workspace
 
@@ -23,7 +24,7 @@ from mura_utils.data.manifest import admit, scan
 from mura_utils.data.sources import open_source
 from mura_utils.data.splits import split
 from mura_utils.evaluation.binary import binary_measure
-from mura_utils.evaluation.intervals import Weights, draw_patients, resampled
+from mura_utils.evaluation.intervals import Measure, Weights, draw_patients, resampled
 from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.experiments import Experiment, load_experiment, parse_assignment
 from mura_utils.labels import p_abnormal
@@ -36,8 +37,10 @@ if len(EXTRACTORS) > 1:
 _FRACTIONS = (0.6, 0.35, 0.05)
 
 
-def train(images: Images, experiment: Experiment, file: Path):
-    """The network with its last part trained on stored activations, and their extraction."""
+def train(
+    images: Images, experiment: Experiment, file: Path
+) -> tuple[keras.Model, frozen.Extraction, int]:
+    """The network with its last part trained on stored activations; their extraction and bytes."""
     model = build_model(experiment, images.classes)
     stored = frozen.plan(model, images, experiment)
     extracted = frozen.extract(stored, images, experiment, progress=False)
@@ -47,7 +50,7 @@ def train(images: Images, experiment: Experiment, file: Path):
     return model, extracted, stored.train.bytes_needed + stored.held_out.bytes_needed
 
 
-def answers(model, images: Images, experiment: Experiment) -> np.ndarray:
+def answers(model: keras.Model, images: Images, experiment: Experiment) -> np.ndarray:
     """(n, K) probabilities of the validation images, from their stored activations."""
     probabilities, sentence = frozen.predict(model, images, experiment)
     assert "stored activations" in sentence
@@ -71,20 +74,21 @@ def measure(arguments: argparse.Namespace) -> None:
         images = load_images(arguments.data, rows, size, resize=common.resize, progress=False)
         seen = rows.iloc[images.positions("validation")].reset_index(drop=True)
         same, own, facts = {}, {}, {}
-        first = []
-        for changes in SIDES:
+        first: list[keras.Model] = []  # of each seed, trained on the first side's activations
+        for side, changes in enumerate(SIDES):
             say(f"{changes}")
-            for seed in seeds:
+            same[side], own[side] = [], []
+            for number, seed in enumerate(seeds):
                 experiment = common.model_copy(update=changes | {"seed": seed})
                 model, extracted, size = train(images, experiment, folder / "model.keras")
-                if not seed:
-                    facts[len(facts)] = (extracted, size, experiment.stored_as)
-                side = len(facts) - 1
-                own.setdefault(side, []).append(answers(model, images, experiment))
-                first += [model] * (side == 0)
-                same.setdefault(side, []).append(answers(first[seed], images, experiment))
+                if not number:
+                    facts[side] = (extracted, size, experiment.stored_as)
+                if not side:
+                    first.append(model)
+                own[side].append(answers(model, images, experiment))
+                same[side].append(answers(first[number], images, experiment))
 
-    def auroc(probabilities: np.ndarray):
+    def auroc(probabilities: np.ndarray) -> Measure:
         frame = predictions_frame(seen, images.classes, probabilities)
         return binary_measure(frame["abnormality"], p_abnormal(frame), threshold=0.5)
 

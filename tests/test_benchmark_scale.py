@@ -56,7 +56,6 @@ def in_process(scale, monkeypatch):
     ran = []
     network = importlib.import_module("_scale_network")
     monkeypatch.setattr(network, "build_model", once(network.build_model))
-    monkeypatch.setattr(scale, "EXTRACTORS", scale.EXTRACTORS[:1])
 
     def supervise(command, cache):
         monkeypatch.setenv("MURA_CACHE_DIR", str(cache))
