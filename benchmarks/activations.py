@@ -121,7 +121,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
         say_row(
             f"{extracted.computed_by}, {stored_as}",
-            f"{extracted.computed / extracted.seconds:.0f}",
+            f"{extracted.computed / extracted.seconds:.0f}" if extracted.computed else "stored",
             f"{size / 1e9:.2f}",
             f"{extracted.difference:.2g}",
             f"{change:.2g}",
