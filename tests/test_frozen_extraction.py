@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -301,7 +302,10 @@ def test_int8_is_calibrated_on_training_images_and_says_what_it_changes():
         each.held_out.load()[0].astype("f4")
         for each in (stored(frozen_experiment(), images, model), chosen)
     )
-    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.99
+    processor = Path("/proc/cpuinfo")
+    exact = processor.is_file() and "vnni" in processor.read_text()
+    # Without VNNI, sums of two products of 8-bit integers may exceed the 16 bits they have.
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > (0.99 if exact else 0.9)
     assert 0.5 < np.abs(theirs - ours).mean() / ours.std() / extracted.difference < 2
     assert f"{extracted.difference:.2g} of their standard deviation" in extracted.sentence
 
