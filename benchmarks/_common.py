@@ -27,7 +27,7 @@ from mura_utils.data.manifest import admit, scan
 from mura_utils.data.sources import open_source
 from mura_utils.devices import processor
 from mura_utils.errors import UserError
-from mura_utils.experiments import Experiment
+from mura_utils.experiments import INT8_PACKAGES, Experiment
 from mura_utils.network.build import build_model
 from mura_utils.phantoms.dataset import draw_phantoms
 
@@ -38,7 +38,7 @@ if importlib.util.find_spec("openvino"):
         {"extractor": "openvino", "precision": "float32"},
         {"extractor": "openvino", "precision": "mixed"},
     ]
-    if all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "tf2onnx"))):
+    if all(map(importlib.util.find_spec, INT8_PACKAGES)):
         EXTRACTORS.append({"extractor": "openvino", "precision": "int8"})
 
 _IMAGES_A_PATIENT = 3.5  # a little fewer than phantoms have

@@ -70,8 +70,8 @@ def measure(arguments: argparse.Namespace) -> None:
     with workspace() as folder:
         rows = admit(scan(open_source(arguments.data), progress=False))
         rows = rows.merge(split(rows, "patient", _FRACTIONS, 0), on="path")
-        size = common.image_size
-        images = load_images(arguments.data, rows, size, resize=common.resize, progress=False)
+        pixels, resize = common.image_size, common.resize
+        images = load_images(arguments.data, rows, pixels, resize=resize, progress=False)
         seen = rows.iloc[images.positions("validation")].reset_index(drop=True)
         same, own, facts = {}, {}, {}
         first: list[keras.Model] = []  # of each seed, trained on the first side's activations
@@ -80,9 +80,9 @@ def measure(arguments: argparse.Namespace) -> None:
             same[side], own[side] = [], []
             for number, seed in enumerate(seeds):
                 experiment = common.model_copy(update=changes | {"seed": seed})
-                model, extracted, size = train(images, experiment, folder / "model.keras")
+                model, extracted, stored = train(images, experiment, folder / "model.keras")
                 if not number:
-                    facts[side] = (extracted, size, experiment.stored_as)
+                    facts[side] = (extracted, stored, experiment.stored_as)
                 if not side:
                     first.append(model)
                 own[side].append(answers(model, images, experiment))
@@ -112,7 +112,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "computed by, stored as", "images/s", "GB", "from float32", "largest difference of a "
         "probability", "AUROC, same head", "its change", "AUROC, own head", "its change",
     )  # fmt: skip
-    for side, (extracted, size, stored_as) in facts.items():
+    for side, (extracted, stored, stored_as) in facts.items():
         change = max(np.abs(a - b).max() for a, b in zip(same[side], same[0], strict=True))
 
         def text(name: str, sign: str = "", side: int = side) -> str:
@@ -122,7 +122,7 @@ def measure(arguments: argparse.Namespace) -> None:
         say_row(
             f"{extracted.computed_by}, {stored_as}",
             f"{extracted.computed / extracted.seconds:.0f}" if extracted.computed else "stored",
-            f"{size / 1e9:.2f}",
+            f"{stored / 1e9:.2f}",
             f"{extracted.difference:.2g}",
             f"{change:.2g}",
             text("same"),

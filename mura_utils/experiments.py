@@ -37,6 +37,9 @@ from mura_utils.sections import (
 
 EXPERIMENTS = REPOSITORY / "experiments"
 
+INT8_PACKAGES = ("openvino", "onnx", "onnxruntime", "tf2onnx")
+"""What the parameter ``precision: int8`` needs: the extra ``export``."""
+
 PHANTOM_WEIGHTS = Path(__file__).parent / "weights" / "densenet121_phantom.npz"
 """What `mura pretrain` learned from phantoms, with its card; ``weights: phantom`` names it."""
 
@@ -212,18 +215,17 @@ def require_extractor(experiment: Experiment) -> None:
     """
     if experiment.cache_features == "off":
         return
-    int8 = experiment.precision == "int8"
-    if (experiment.extractor == "openvino" or int8) and find_spec("openvino") is None:
-        asked = "precision = int8" if int8 else "extractor = openvino"
+    if experiment.precision == "int8":
+        missing = [name for name in INT8_PACKAGES if find_spec(name) is None]
+        if missing:
+            raise UserError(
+                f"precision = int8 needs {', '.join(missing)}: pip install -e .[export], or give "
+                "precision = mixed."
+            )
+    elif experiment.extractor == "openvino" and find_spec("openvino") is None:
         raise UserError(
-            f"{asked} needs OpenVINO: pip install -e .[openvino], or give extractor = tensorflow"
-            f"{' and precision = float32' if int8 else ''}."
-        )
-    missing = [name for name in ("onnx", "onnxruntime", "tf2onnx") if find_spec(name) is None]
-    if int8 and missing:
-        raise UserError(
-            f"precision = int8 needs {', '.join(missing)}: pip install -e .[export], or give "
-            "precision = mixed."
+            "extractor = openvino needs OpenVINO: pip install -e .[openvino], or give "
+            "extractor = tensorflow."
         )
 
 

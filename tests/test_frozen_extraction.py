@@ -18,6 +18,7 @@ from small import frozen_experiment, network, noise, one_sentence, python, store
 from mura_utils import frozen
 from mura_utils.augmentation import Augmentation
 from mura_utils.errors import UserError
+from mura_utils.experiments import INT8_PACKAGES
 from mura_utils.frozen import extraction, extractors
 from mura_utils.generators import augment
 
@@ -291,7 +292,7 @@ def test_auto_takes_openvino_where_it_is_and_no_gpu(monkeypatch, has, precision,
 
 
 def test_int8_is_calibrated_on_training_images_and_says_what_it_changes():
-    for package in ("openvino", "onnx", "onnxruntime", "tf2onnx"):
+    for package in INT8_PACKAGES:
         pytest.importorskip(package)
     images, model = noise(train=40), vivid(frozen_experiment())
     settings = frozen_experiment(extractor="auto", precision="int8", views=1)

@@ -34,11 +34,9 @@ def library_and_precision(experiment: Experiment) -> tuple[str, str]:
         "tensorflow" or "openvino"; "float32", "mixed" or "int8".
     """
     library, precision = experiment.extractor, experiment.precision
-    if library == "auto" and precision == "int8":
-        library = "openvino"
-    elif library == "auto":
-        idle = find_spec("openvino") is None or tf.config.list_physical_devices("GPU")
-        library = "tensorflow" if idle else "openvino"
+    if library == "auto":
+        here = find_spec("openvino") and not tf.config.list_physical_devices("GPU")
+        library = "openvino" if here or precision == "int8" else "tensorflow"
     return library, precision
 
 
