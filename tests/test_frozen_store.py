@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small import ATTENTION, frozen_experiment, network, noise, one_sentence, stored
 
-from mura_utils import frozen
+from mura_utils import frozen, training
 from mura_utils.errors import UserError
 from mura_utils.frozen import extraction, store
 from mura_utils.network import build
@@ -99,6 +99,20 @@ def test_whatever_changes_the_activations_changes_their_folder(weights_file):
     assert changed(model) == [False, False]
     frozen.assign(frozen + 1e-6)
     assert changed(model) == [True, True]
+
+
+def test_a_training_does_not_go_on_with_what_another_extractor_computed(monkeypatch):
+    images, settings = noise(), frozen_experiment(extractor="auto", views=1)
+    model = network(settings)
+
+    def fingerprint(chosen):
+        monkeypatch.setattr(store, "library_and_precision", lambda _: (chosen, "float32"))
+        return training.make_task(
+            model, images, settings, stored(settings, images, model)
+        ).fingerprint
+
+    before, again, after = map(fingerprint, ("tensorflow", "tensorflow", "openvino"))
+    assert before == again != after
 
 
 def test_images_that_move_between_validation_and_test_change_nothing():

@@ -34,7 +34,8 @@ class Task:
         validation: batches to choose the best epoch by.
         class_weights: factor of each class's loss, by its index; None weighs all alike.
         steps: training steps an epoch.
-        fingerprint: of the images, labels and split, to tell another task's checkpoint.
+        fingerprint: of the images, labels, split and what computed stored activations, to tell
+            another task's checkpoint.
     """
 
     network: keras.Model
@@ -66,7 +67,7 @@ def make_task(
     common = {
         "class_weights": dict(enumerate(weights.tolist())) if experiment.class_weights else None,
         "steps": -(-len(training_rows) // experiment.batch_size),
-        "fingerprint": _fingerprint(images),
+        "fingerprint": _fingerprint(images, stored),
     }
     options = {
         "batch_size": experiment.batch_size,
@@ -127,9 +128,13 @@ def make_task(
     return Task(network, batches, validation, **common)
 
 
-def _fingerprint(images: Images) -> str:
-    said = b"" if images.tabular is None else images.tabular.numbers.tobytes()
-    return hashlib.sha256(images.rows.to_csv(index=False).encode() + said).hexdigest()
+def _fingerprint(images: Images, stored: frozen.Plan | None) -> str:
+    digest = hashlib.sha256(images.rows.to_csv(index=False).encode())
+    if images.tabular is not None:
+        digest.update(images.tabular.numbers.tobytes())
+    if stored is not None and stored.on:  # `extractor: auto` can choose another in between
+        digest.update(stored.train.about["computed_by"].encode())
+    return digest.hexdigest()
 
 
 def _class_weights(one_hot: np.ndarray) -> np.ndarray:
