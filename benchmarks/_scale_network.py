@@ -13,6 +13,7 @@ from _scale_data import Measured, Work, main, tree_rows
 
 from mura_utils import evaluation, explain, frozen, report, training
 from mura_utils.data.dataset import Images
+from mura_utils.devices import dtype_policy
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.explain.baselines import baseline_maps
@@ -72,7 +73,8 @@ def extraction(work: Work) -> Measured:
 def _whole_plan(work: Work) -> tuple[Plan, int]:
     """What notebook 05 would plan for the tree, and how many activations that is."""
     images, experiment = work.images(), work.experiment()
-    plan = frozen.plan(build_model(experiment, images.classes), images, experiment)
+    model = build_model(experiment, images.classes, dtype_policy(experiment))
+    plan = frozen.plan(model, images, experiment)
     sets = (plan.train, plan.held_out)
     return plan, sum(features.views * len(features.rows) for features in sets)
 
@@ -81,7 +83,7 @@ def _part(work: Work) -> tuple[Images, Experiment, keras.Model, Plan]:
     """The part, with a network and the activations that are stored for it."""
     images = work.images(part=True)
     experiment = work.experiment(views=1, cache_features="on")
-    model = build_model(experiment, images.classes)
+    model = build_model(experiment, images.classes, dtype_policy(experiment))
     return images, experiment, model, frozen.plan(model, images, experiment)
 
 
@@ -107,7 +109,8 @@ def train(work: Work) -> Measured:
     shutil.rmtree(path.parent / ".checkpoint", ignore_errors=True)
     fitted = training.fit(model, task, settings, path, progress=False)
     epochs = len(fitted.history)
-    note = f"{epochs} epochs; {fitted.seconds / epochs:.1f} s each"
+    policy = model.layers[-2].dtype_policy.name
+    note = f"{epochs} epochs in {policy}; {fitted.seconds / epochs:.1f} s each"
     done, needed = epochs * len(stored.train.rows), _all_epochs(work, experiment)
     return Measured(done, needed, fitted.seconds, path.stat().st_size, note)
 
@@ -209,7 +212,7 @@ def train_from_disk(work: Work) -> Measured:
     """One epoch of all images from the store, with nothing of it in the page cache; ends it."""
     images = work.images()
     experiment = work.experiment(cache_features="on")
-    model = build_model(experiment, images.classes)
+    model = build_model(experiment, images.classes, dtype_policy(experiment))
     stored = frozen.plan(model, images, experiment)
     sets = (stored.train, stored.held_out)
     if not all(each.complete for each in sets):

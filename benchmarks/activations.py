@@ -2,7 +2,8 @@
 
 The part of a network after its frozen part is trained on activations that TensorFlow computes in
 float32 and that are stored as float16. Then the validation images are answered from activations
-that were made otherwise, by the same trained part, and by one that was trained on such activations.
+that were made otherwise, by the same trained part, and by one that was trained on such activations,
+with ``precision: mixed`` in bfloat16 where the processor has it.
 The split has a third of the patients for validation, and its test images are not judged.
 
     pip install -e .[openvino,export]
@@ -23,12 +24,13 @@ from mura_utils.data.dataset import Images, load_images
 from mura_utils.data.manifest import admit, scan
 from mura_utils.data.sources import open_source
 from mura_utils.data.splits import split
+from mura_utils.devices import dtype_policy
 from mura_utils.evaluation.binary import binary_measure
 from mura_utils.evaluation.intervals import Measure, Weights, draw_patients, resampled
 from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.experiments import Experiment, load_experiment, parse_assignment
 from mura_utils.labels import p_abnormal
-from mura_utils.network.build import build_model
+from mura_utils.network.build import build_model, in_float32
 
 SIDES = [*EXTRACTORS, {"extractor": "tensorflow", "stored_as": "uint8"}]
 if len(EXTRACTORS) > 1:
@@ -41,13 +43,13 @@ def train(
     images: Images, experiment: Experiment, file: Path
 ) -> tuple[keras.Model, frozen.Extraction, int]:
     """The network with its last part trained on stored activations; their extraction and bytes."""
-    model = build_model(experiment, images.classes)
+    model = build_model(experiment, images.classes, dtype_policy(experiment))
     stored = frozen.plan(model, images, experiment)
     extracted = frozen.extract(stored, images, experiment, progress=False)
     task = training.make_task(model, images, experiment, stored)
     training.compile_task(task, experiment)
     training.fit(model, task, experiment, file, progress=False)
-    return model, extracted, stored.train.bytes_needed + stored.held_out.bytes_needed
+    return in_float32(model), extracted, stored.train.bytes_needed + stored.held_out.bytes_needed
 
 
 def answers(model: keras.Model, images: Images, experiment: Experiment) -> np.ndarray:

@@ -207,7 +207,7 @@ def measure_all(size: Size, seconds: float) -> None:
     results = Results()
     say_head(*_HEAD)
     mixed = experiment.model_copy(update={"precision": "mixed"})
-    has_float16 = dtype_policy(mixed) != "float32"
+    has_float16 = dtype_policy(mixed) == "mixed_float16"
     for precision, dtype in _DTYPES.items():
         speed: float | str = _NO_FLOAT16
         if precision == "float32" or has_float16:

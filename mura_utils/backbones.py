@@ -26,6 +26,7 @@ class Backbone:
         options: more arguments of the builder.
         alphas: width multipliers that ImageNet weights exist for; empty: it has no such parameter.
         phantom: whether ``weights: phantom`` is of this network.
+        depthwise: whether it has depthwise convolutions.
         kerashub: whether its weights files are those of KerasHub.
         package: of the Python index, that holds the ImageNet weights as ``models/*.pth``; without
             one, Keras downloads them.
@@ -41,6 +42,7 @@ class Backbone:
     options: Mapping[str, Any] = field(default_factory=dict)
     alphas: tuple[float, ...] = ()
     phantom: bool = False
+    depthwise: bool = True
     kerashub: bool = False
     package: str = ""
     sha256: str = ""
@@ -52,14 +54,14 @@ _TORCH = {
     "offset": tuple(-mean / std for mean, std in zip(_MEAN, _STD, strict=True)),
 }
 _TF = {"scale": 1 / 127.5, "offset": -1.0}
-_DENSENET = _TORCH | {"fine": "pool4_relu"}
+_DENSENET = _TORCH | {"fine": "pool4_relu", "depthwise": False}
 _WITHOUT_SCALING = {"options": {"include_preprocessing": False}}
 _V3 = _TF | _WITHOUT_SCALING
 _V2 = _TORCH | _WITHOUT_SCALING | {"fine": "block6a_expand_activation"}
 _CONVNEXT = _TORCH | _WITHOUT_SCALING | {"fine": "convnext_tiny_downsampling_layernorm_2"}
 _LITE = _TORCH | {"fine": "block6a_expand_activation"}
 _LITE_MODULE = "mura_utils.network.efficientnet_lite"
-_VIT = _TF | {"fine": "token_map", "kerashub": True}
+_VIT = _TF | {"fine": "token_map", "kerashub": True, "depthwise": False}
 _VIT_MODULE = "mura_utils.network.vision_transformer"
 
 BACKBONES = {

@@ -10,6 +10,8 @@ from pathlib import Path
 import joblib
 import tensorflow as tf
 
+from mura_utils.backbones import BACKBONES
+from mura_utils.experiments import Experiment
 from mura_utils.sections import Training
 from mura_utils.terminal import to_the_terminal
 
@@ -43,9 +45,21 @@ def describe_machine() -> dict[str, str]:
 
 def processor() -> str:
     """The processor's name, as far as the system tells it."""
-    described = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows
-    names = re.findall(r"model name\s*: (.+)", described.read_text()) if described.exists() else []
+    names = re.findall(r"model name\s*: (.+)", _processor_facts())  # elsewhere Python knows
     return names[0] if names else platform.processor()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for it: without them float32 is quicker.
+
+    They are AVX512_BF16 and AMX, and looked for on Linux; elsewhere the answer is no.
+    """
+    return bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", _processor_facts()))
+
+
+def _processor_facts() -> str:
+    described = Path("/proc/cpuinfo")
+    return described.read_text() if described.exists() else ""
 
 
 def strategy(training: Training) -> tf.distribute.Strategy:
@@ -60,15 +74,22 @@ def strategy(training: Training) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
 
 
-def dtype_policy(training: Training) -> str:
-    """Keras's policy to train with: float16 arithmetic only with `mixed` on a GPU.
+def dtype_policy(experiment: Experiment) -> str:
+    """Keras's policy to train with: what ``precision: mixed`` means on this machine.
+
+    On a GPU float16. On a CPU bfloat16, where its processor multiplies in it and the backbone has
+    no depthwise convolutions, which TensorFlow computes more slowly in it. Else float32.
 
     Example:
-        >>> dtype_policy(Training(precision="float32"))
+        >>> dtype_policy(Experiment(name="mine", precision="float32"))
         'float32'
     """
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    return "mixed_float16" if training.precision == "mixed" and on_gpu else "float32"
+    if experiment.precision != "mixed":
+        return "float32"
+    if tf.config.list_physical_devices("GPU"):
+        return "mixed_float16"
+    quicker = multiplies_bfloat16() and not BACKBONES[experiment.backbone].depthwise
+    return "mixed_bfloat16" if quicker else "float32"
 
 
 def uses_xla(training: Training) -> bool:

@@ -312,7 +312,7 @@ class Training(Seeded):
         0.0, "05", "focal loss's exponent; 0 is plain cross-entropy", ge=0, le=100
     )
     precision: Annotated[Literal["float32", "mixed", "int8"], AnyCase] = _parameter(
-        "float32", "05", "mixed: float16 on a GPU, bfloat16 in OpenVINO; int8: stored activations"
+        "float32", "05", "mixed: float16 on a GPU, bfloat16 on a CPU; int8: stored activations"
     )
     kernels: Annotated[Literal["fast", "keras"], AnyCase] = _parameter(
         "fast", "05", "what trains on a CPU: quicker kernels with the same results, or Keras's own"

@@ -21,6 +21,7 @@ from mura_utils.errors import UserError
 from mura_utils.experiments import INT8_PACKAGES
 from mura_utils.frozen import extraction, extractors
 from mura_utils.generators import augment
+from mura_utils.network.build import build_model
 
 HALF = 2.0**-11  # float16's relative rounding error
 
@@ -339,6 +340,31 @@ def test_openvino_gives_the_activations_of_tensorflow():
     held_out = images.pixels[images.positions("validation", "test")]
     whole = model.predict(held_out[..., None], verbose=0)
     np.testing.assert_allclose(predictions[1], whole, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"extractor": "tensorflow", "precision": "mixed"}, "TensorFlow bfloat16"),
+        ({"extractor": "openvino"}, "OpenVINO f32"),
+        ({"precision": "int8", "extractor": "auto"}, "OpenVINO int8"),
+    ],
+)
+def test_a_network_that_trains_in_bfloat16_is_extracted_as_asked(changes, words):
+    if "OpenVINO" in words:
+        for package in INT8_PACKAGES:
+            pytest.importorskip(package)
+    images, settings = noise(), frozen_experiment(views=1, **changes)
+    plain = vivid(frozen_experiment())
+    mixed = build_model(settings, plain.output_shape[1], "mixed_bfloat16")
+    mixed.set_weights(plain.get_weights())
+    chosen = frozen.plan(mixed, images, settings)
+    extracted = frozen.extract(chosen, images, settings, progress=False)
+    assert extracted.computed_by == words
+    ours = stored(frozen_experiment(views=1), images, plain).held_out.load()[0].astype("f4")
+    error = np.abs(chosen.held_out.load()[0] - ours).mean() / ours.std()
+    assert error == pytest.approx(extracted.difference, rel=0.5, abs=1e-4)
+    assert error < (1e-3 if words == "OpenVINO f32" else 0.3)
 
 
 def test_openvino_computes_in_bfloat16_where_the_processor_can():

@@ -190,18 +190,21 @@ def test_two_devices_give_the_history_of_one(tmp_path):
 # --- precision ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache", ["off", "on"])
-def test_mixed_precision_trains_and_saves_a_float32_network(tmp_path, cache):
+@pytest.mark.parametrize(
+    ("cache", "dtype"), [("off", "float16"), ("on", "float16"), ("on", "bfloat16")]
+)
+def test_mixed_precision_trains_and_saves_a_float32_network(tmp_path, cache, dtype):
     settings = experiment(unfreeze=0, precision="mixed", cache_features=cache, epochs=2)
-    done = train(tmp_path, settings, model=build_model(settings, CLASSES, "mixed_float16"))
-    assert done.model.get_layer("conv_pw_13").compute_dtype == "float16"
+    done = train(tmp_path, settings, model=build_model(settings, CLASSES, f"mixed_{dtype}"))
+    assert done.model.get_layer("conv_pw_13").compute_dtype == dtype
     assert np.isfinite(done.history).all(axis=None)
     saved = load_model(done.path)
     assert {layer.compute_dtype for layer in saved.layers} == {"float32"}
     for ours, theirs in zip(saved.weights, done.model.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     optimizer = done.task.network.optimizer
-    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer), "gradients underflow"
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (dtype == "float16"), "whose gradients underflow"
 
 
 def test_mixed_precision_goes_on_with_the_scale_of_its_loss(tmp_path):

@@ -37,7 +37,7 @@ class Extraction:
         seconds: wall-clock time, waiting for another process included.
         computed_by: library and precision that were used.
         difference: mean absolute difference from TensorFlow in float32 over eight training images,
-            in standard deviations of the activations; 0 where TensorFlow computed.
+            in standard deviations of the activations; 0 where that computed.
     """
 
     computed: int

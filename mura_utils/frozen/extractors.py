@@ -7,12 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from mura_utils.data.dataset import Images
 from mura_utils.devices import uses_xla
 from mura_utils.experiments import Experiment, require_extractor
+from mura_utils.network.build import in_float32
 from mura_utils.network.cut import Cut
 from mura_utils.network.inference import (
     compile_for_openvino,
@@ -61,28 +63,32 @@ def extractor(
     Returns:
         A function from images (N, S, S, 1) float32 in 0-255 to (N, width) float32; the library and
         precision that it computes with; and how far it is from TensorFlow in float32: the mean
-        absolute difference in standard deviations of the activations, 0 for TensorFlow.
+        absolute difference in standard deviations of the activations.
 
     Raises:
         UserError: a package is not installed.
     """
     require_extractor(experiment)
     library, precision = library_and_precision(experiment)
+    plain = in_float32(cut.prefix)
+    traced = trace(plain)
     if library == "tensorflow":
         compiled = uses_xla(experiment)
         dtype = cut.prefix.layers[-1].compute_dtype
         words = f"TensorFlow {dtype}" + (" compiled by XLA" if compiled else "")
-        return _joined(trace(cut.prefix, jit_compile=compiled)), words, 0.0
-    traced = trace(cut.prefix)
-    if precision == "int8":
-        network, used = _quantized(cut, some), "int8"
+        run = _joined(trace(cut.prefix, jit_compile=compiled))
+        if dtype == "float32":
+            return run, words, 0.0
     else:
-        network, used = compile_for_openvino(traced, precision == "mixed")
-    run = _joined(lambda images: network(images.numpy()))
+        if precision == "int8":
+            network, used = _quantized(plain, some), "int8"
+        else:
+            network, used = compile_for_openvino(traced, precision == "mixed")
+        run, words = _joined(lambda images: network(images.numpy())), f"OpenVINO {used}"
     few = tf.constant(some[:8], tf.float32)
     expected = _joined(traced)(few)
     difference = float(np.abs(run(few) - expected).mean() / max(expected.std(), 1e-12))
-    return run, f"OpenVINO {used}", difference
+    return run, words, difference
 
 
 def _joined(network: Callable) -> Callable[[tf.Tensor], np.ndarray]:
@@ -93,8 +99,8 @@ def _joined(network: Callable) -> Callable[[tf.Tensor], np.ndarray]:
     return run
 
 
-def _quantized(cut: Cut, some: np.ndarray) -> Callable[[np.ndarray], list[np.ndarray]]:
+def _quantized(prefix: keras.Model, some: np.ndarray) -> Callable[[np.ndarray], list[np.ndarray]]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "prefix.onnx"
-        write_onnx(cut.prefix, path, calibration=some)
+        write_onnx(prefix, path, calibration=some)
         return load_in_openvino(path, reduced=True)[0]  # what int8 leaves in floats
