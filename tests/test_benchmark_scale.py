@@ -40,9 +40,9 @@ def once(build):
     """`build_model`, whose network is built once and gets its first weights in each later call."""
     built = []
 
-    def build_model(experiment, classes):
+    def build_model(experiment, classes, policy="float32"):
         if not built:
-            model = build(experiment, classes)
+            model = build(experiment, classes, policy)
             built.extend([model, model.get_weights()])
         built[0].set_weights(built[1])
         return built[0]

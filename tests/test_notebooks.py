@@ -282,7 +282,8 @@ def test_plain_papermill_takes_an_experiments_file(tiny, tmp_path):
     import papermill
     import yaml
 
-    values = yaml.safe_load((tiny / "experiment.yaml").read_text())
+    shutil.copytree(tiny, tiny.with_name("papermill"))
+    values = yaml.safe_load((tiny / "experiment.yaml").read_text()) | {"name": "papermill"}
     papermill.execute_notebook(
         REPOSITORY / "notebooks" / "02_data_preprocessing.ipynb",
         tmp_path / "out.ipynb",
