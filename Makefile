@@ -27,8 +27,7 @@ demo: $(STAMP)
 	$(BIN)/mura run experiments/demo.yaml $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests
-	$(BIN)/python -m pytest notebooks
+	$(BIN)/python -m pytest -n 2
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

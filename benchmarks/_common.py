@@ -55,6 +55,13 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def positive(text: str) -> int:
+    """The type of an option that counts something, from 1 on."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
 def run(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], object]) -> None:
     """Measure what the command line asks for; a user's error ends in its sentence."""
     try:

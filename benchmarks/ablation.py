@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from _common import options, run, say, say_head, say_row
+from _common import options, positive, run, say, say_head, say_row
 from _removals import WHOLE, removals
 
 from mura_utils.errors import UserError
@@ -89,7 +89,7 @@ def main() -> None:
     """Read the command line."""
     parser = options(__doc__)
     parser.add_argument("experiment", nargs="?", default="best_fracatlas", help="a file, or a name")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    parser.add_argument("--seeds", type=positive, default=3, help="how many, from 0 on")
     parser.add_argument("-p", dest="parameters", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--only", action="append", metavar="CHANGE", help="leave the others out")
     parser.add_argument("--name", default="ablation", help="what the runs' names begin with")

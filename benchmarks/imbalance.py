@@ -38,7 +38,7 @@ from mura_utils.evaluation.intervals import Measure, Weights, draw_patients, res
 from mura_utils.evaluation.metrics import class_measure
 from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.labels import p_abnormal
-from mura_utils.network.probing import pooled_features
+from mura_utils.network.probing import untrained_features
 from mura_utils.sections import Network
 
 NATURAL = "natural"
@@ -206,7 +206,7 @@ def measure(arguments: argparse.Namespace) -> None:
             backbone=arguments.backbone, weights=arguments.weights, unfreeze=0, image_size=size
         )
         images = load_images(arguments.data, rows, size, resize="pad", progress=False)
-        features = pooled_features(network, images, np.arange(len(rows)), maximum=True)
+        features = untrained_features(network, images, np.arange(len(rows)), maximum=True)
     numbers = images.one_hot.argmax(axis=1)
     measures: dict[str, list[Measure]] = {remedy: [] for remedy in REMEDIES}
     for number in splits:

@@ -37,7 +37,7 @@ from mura_utils.data.splits import split
 from mura_utils.evaluation.metrics import evaluate
 from mura_utils.evaluation.predictions import predictions_frame
 from mura_utils.experiments import Experiment, load_experiment
-from mura_utils.network.probing import linear_probe, pooled_features
+from mura_utils.network.probing import linear_probe, untrained_features
 
 _SHARES = (0.1, 1.0)
 _HEADS = {
@@ -108,7 +108,7 @@ def compare_features(images: Images, starts: dict[str, dict], common: dict) -> N
     say_head("frozen features, logistic regression, four folds", "AUROC of abnormal")
     for name, start in starts.items():
         experiment = load_experiment("exp6_tuned", **common | start)
-        found = pooled_features(experiment, images, np.arange(len(images)))
+        found = untrained_features(experiment, images, np.arange(len(images)))
         auroc = linear_probe(found, images.rows)
         say_row(name, "{value:.3f} [{low:.3f}, {high:.3f}]".format(**auroc))
 

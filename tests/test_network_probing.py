@@ -7,7 +7,7 @@ import pandas as pd
 
 from mura_utils.data.dataset import Images
 from mura_utils.experiments import validate_parameters
-from mura_utils.network.probing import linear_probe, pooled_features, probe_images
+from mura_utils.network.probing import linear_probe, probe_images, untrained_features
 
 SMALL = {"backbone": "mobilenet", "alpha": 0.25, "weights": "none", "image_size": 64}
 
@@ -57,13 +57,13 @@ def test_pooled_features_are_those_of_the_rows_and_of_the_weights():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64), np.uint8)
     images = Images(Path(), pd.DataFrame(index=range(5)), pixels)
     experiment = validate_parameters(SMALL, "test")
-    every = pooled_features(experiment, images, np.arange(5))
+    every = untrained_features(experiment, images, np.arange(5))
     assert every.shape == (5, 256) and np.ptp(every, axis=0).max() > 0
     np.testing.assert_allclose(
-        pooled_features(experiment, images, np.array([3, 1])), every[[3, 1]], rtol=1e-3
+        untrained_features(experiment, images, np.array([3, 1])), every[[3, 1]], rtol=1e-3
     )
-    both = pooled_features(experiment, images, np.arange(5), maximum=True)
+    both = untrained_features(experiment, images, np.arange(5), maximum=True)
     assert both.shape == (5, 512) and (both[:, 256:] >= both[:, :256]).all()
     np.testing.assert_allclose(both[:, :256], every, rtol=1e-3)
-    other = pooled_features(experiment.model_copy(update={"seed": 1}), images, np.arange(5))
+    other = untrained_features(experiment.model_copy(update={"seed": 1}), images, np.arange(5))
     assert not np.allclose(every, other, rtol=0.1, atol=0)

@@ -13,7 +13,7 @@ from mura_utils import frozen
 from mura_utils.errors import UserError
 from mura_utils.experiments import validate_parameters, weights_digest
 from mura_utils.network.build import build_model
-from mura_utils.network.probing import pooled_features
+from mura_utils.network.probing import untrained_features
 from mura_utils.paths import write_json
 
 SMALL = {
@@ -112,7 +112,7 @@ def test_the_probe_and_the_stored_activations_follow_the_earlier_weights(tmp_pat
         earlier.save(path)
         features = keras.layers.GlobalAveragePooling2D()(earlier.get_layer("features").output)
         expected = keras.Model(earlier.input, features).predict(pixels[..., None], verbose=0)
-        np.testing.assert_allclose(pooled_features(settings, images, rows), expected, atol=1e-6)
+        np.testing.assert_allclose(untrained_features(settings, images, rows), expected, atol=1e-6)
         cut = frozen.split_network(build_model(settings, CLASSES))
         folders = [each.folder for each in frozen.feature_sets(cut, images, settings)]
         seen.append((weights_digest(settings), *folders))

@@ -14,13 +14,15 @@ import pandas as pd
 import pytest
 from mura_tree import tiny_rows, write_tree
 
-from mura_utils.experiments import Experiment, load_experiment, owner
+from mura_utils.experiments import Experiment, load_experiment, owner, save_experiment
 from mura_utils.notebook import parameters_in
 from mura_utils.paths import REPOSITORY, read_json, read_table
 from mura_utils.runs import pipeline
+from mura_utils.runs.jobs import run_here
 from mura_utils.runs.pipeline import NotebookFailed
 from mura_utils.runs.record import completed
 from mura_utils.runs.stages import NOTEBOOKS
+from mura_utils.runs.sweep import plan, run_sweep
 from tools.prose_share import measure, prose_lines
 
 TINY = {
@@ -297,12 +299,16 @@ def test_plain_papermill_takes_an_experiments_file(tiny, tmp_path):
         )
 
 
-def test_a_run_that_looks_twice_answers_with_both_looks_and_has_the_second_ones_map(tiny):
+def test_a_run_that_looks_twice_answers_with_both_looks_and_has_the_second_ones_map(tiny, tmp_path):
     twice = {
         "name": "twice", "head": "pooled", "dropout": [0.1], "mask_supervision": 4.0,
         "second_look": True, "cache_features": "on", "views": 2,
     }  # fmt: skip
-    folder = pipeline.run_experiment(load_experiment("demo", **TINY | twice), progress=False)
+    save_experiment(load_experiment("demo", **TINY | twice), tmp_path / "twice.yaml")
+    runs = plan([tiny / "experiment.yaml", tmp_path / "twice.yaml"], {})
+    (_, outcome) = run_sweep(runs, run_here)  # with 01 to 04 of the tiny run
+    assert outcome.state == "done", outcome
+    folder = tiny.with_name("twice")
     book = nbformat.read(folder / "06_evaluation.ipynb", as_version=4)
     said = "".join(
         output.get("text", "") for cell in book.cells for output in cell.get("outputs", [])

@@ -13,6 +13,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.isotonic import IsotonicRegression
 
 from mura_utils.evaluation.intervals import RESAMPLES, Weights, draw_patients, resampled
+from mura_utils.evaluation.predictions import log_losses
 from mura_utils.labels import (
     ABNORMAL,
     classes_of,
@@ -185,7 +186,7 @@ def calibration_metrics(
     true = _true(predictions)
     patients, draws = draw_patients(predictions["patient"], bootstrap, seed)
     patient_of = patients.get_indexer(predictions["patient"])
-    losses = -np.log(np.clip(probabilities[np.arange(len(true)), true], 1e-7, 1))
+    losses = log_losses(probabilities, true)
     present = np.unique(true)
     errors = _ece(probabilities[:, present], true[:, None] == present)
 

@@ -23,6 +23,7 @@ from mura_utils.evaluation.intervals import (
 from mura_utils.evaluation.predictions import (
     PREDICTION_COLUMNS,
     STUDY_RULES,
+    log_losses,
     p_abnormal_given_part,
     p_body_part,
     require_columns,
@@ -200,7 +201,7 @@ def class_measure(true: np.ndarray, predicted: np.ndarray, probabilities: np.nda
         predicted: (N,) numbers of classes.
         probabilities: (N, K).
     """
-    losses = -np.log(np.clip(probabilities[np.arange(len(true)), true], 1e-7, 1))
+    losses = log_losses(probabilities, true)
     count = probabilities.shape[1]
 
     def measure(weights: Weights) -> dict[str, np.ndarray]:

@@ -140,6 +140,23 @@ def study_predictions(
     return studies.assign(p_abnormal=STUDY_RULES[rule](views, predictions["study"])).reset_index()
 
 
+def log_losses(probabilities: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """The negative logarithm of each true class's probability, cut at 1e-7 as in Keras's loss.
+
+    Args:
+        probabilities: (N, K).
+        true: (N,) numbers of classes.
+
+    Returns:
+        (N,), nats.
+
+    Example:
+        >>> log_losses(np.array([[0.25, 0.75], [0.5, 0.5]]), np.array([0, 1])).round(2).tolist()
+        [1.39, 0.69]
+    """
+    return -np.log(np.clip(probabilities[np.arange(len(true)), true], 1e-7, 1))
+
+
 def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     """Refuse a table of images that lacks a column.
 

@@ -36,7 +36,7 @@ def probe_images(images: Images, count: int, seed: int = 0) -> np.ndarray:
 
 
 @to_the_terminal()
-def pooled_features(
+def untrained_features(
     network: Network, images: Images, rows: np.ndarray, maximum: bool = False
 ) -> np.ndarray:
     """The backbone's last feature map, averaged over its positions: (len(rows), C) float32.
