@@ -267,7 +267,7 @@ def test_weights_of_another_width_are_refused(trained):
 def test_the_command_stops_goes_on_and_ends_with_a_file(tmp_path):
     options = [
         *("--backbone", "mobilenet", "--alpha", "0.25", "--image-size", "64"),
-        *("--images", "160", "--batch-size", "8"),
+        *("--images", "24", "--batch-size", "8"),
     ]
     command = [sys.executable, "-m", "mura_utils.cli", "pretrain", str(tmp_path), *options]
 
