@@ -27,13 +27,15 @@ def write_checkpoint(path: Path, arrays: Sequence[np.ndarray], **record: Any) ->
         np.savez(temporary, record=json.dumps(record), **named)
 
 
-def read_checkpoint(path: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
+def read_checkpoint(
+    path: Path, remedy: str = "remove it to start again"
+) -> tuple[list[np.ndarray], dict[str, Any]]:
     """The arrays and the record that `write_checkpoint` wrote.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged or absent; names the `remedy`.
     """
-    with naming_damage(path, "remove it to start again"), np.load(path) as stored:
+    with naming_damage(path, remedy), np.load(path) as stored:
         record = json.loads(str(stored["record"]))
         return [stored[f"v{index}"] for index in range(len(stored.files) - 1)], record
 

@@ -248,6 +248,8 @@ def _manifest(member: Member) -> pd.DataFrame:
     manifest = _read(member, "manifest.csv", "02_data_preprocessing", [*columns, "source"])
     splits = _read(member, "splits.csv", "03_data_preparation", ["path", "split"])
     with naming_damage(member.folder / "splits.csv", "run 03_data_preparation again"):
+        if sorted(manifest["path"]) != sorted(splits["path"]):
+            raise ValueError("it names other images than manifest.csv")
         return manifest.merge(splits, on="path", validate="one_to_one")
 
 

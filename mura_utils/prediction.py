@@ -47,8 +47,9 @@ def predict_images(
 
     The overlay is the attention map of a run that masks taught where a finding is (the parameter
     `mask_supervision`), else LayerCAM of (abnormal - normal) of the predicted body part. For an
-    ensemble it is the mean of its networks' maps, at the size of the largest; it takes attention
-    maps where all of them were taught. It is written to
+    ensemble it is the mean of its networks' maps, at the size of the largest, over those that read
+    images of the shape that this one reads (`resize`); it takes attention maps where all of them
+    were taught. It is written to
     ``out/<image's name>_overlay.png``. A name gets a number where it is taken: by an overlay of the
     same call (MURA's images are all ``image1.png``; an image given twice has two), by one of the
     images, or by any file that is not an overlay of an earlier call, which is replaced.
@@ -132,10 +133,11 @@ def _maps(
     from mura_utils.explain.targets import contrast_target
 
     views = [*predictor.views(inputs)]
+    largest = max((view for view in views if view.step == 1), key=lambda view: view.batch.size)
+    views = [view for view in views if view.how == largest.how]  # of one shape, to lie on it
     target = contrast_target(probabilities.argmax(axis=1), predictor.networks.classes)
-    largest = max((view.batch for view in views if view.step == 1), key=np.size)
     maps = []
-    for model, batch, step, fine in views:
+    for model, batch, step, fine, _ in views:
         if method:
             if method not in methods_of(model):
                 raise UserError(
@@ -149,8 +151,8 @@ def _maps(
             heat = attention_maps(model, batch)[:, 0]  # the first head is the one that masks teach
         else:
             heat = layer_cam(model, batch, target)
-        maps.append(_enlarge(heat[:, :, ::step], largest.shape[1]))
-    return largest[..., 0], np.mean(maps, axis=0)
+        maps.append(_enlarge(heat[:, :, ::step], largest.batch.shape[1]))
+    return largest.batch[..., 0], np.mean(maps, axis=0)
 
 
 def _of_one_class(label: str, drawn: str, classes: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mura_utils.data.squares import resize
 from mura_utils.data.tabular import encode, require_person
-from mura_utils.errors import UserError
+from mura_utils.errors import UserError, shown
 from mura_utils.evaluation.calibration import at_temperature
 from mura_utils.evaluation.familiarity import FAMILIARITY, Familiarity, read_familiarity
 from mura_utils.labels import body_part, p_abnormal, probability_columns
@@ -46,13 +46,15 @@ class Answers(NamedTuple):
 class View(NamedTuple):
     """A batch as one network takes it: (N, S, S, 1) float32; step -1 where it is mirrored.
 
-    `fine` is what a second look is cut from, (N, F, F) uint8; None without one.
+    `how` is the parameter `resize` of that network; `fine` is what a second look is cut from,
+    (N, F, F) uint8; None without one.
     """
 
     model: keras.Model
     batch: np.ndarray
     step: int
     fine: np.ndarray | None
+    how: str
 
 
 class _Network(NamedTuple):
@@ -99,10 +101,9 @@ class Predictor:
 
         Raises:
             UserError: a model cannot be loaded or has other classes, a file of notebook 06 is
-                damaged, or OpenVINO is not installed; as `person_values`.
+                damaged, or as `require_backend` and `person_values`.
         """
-        if backend == "openvino":
-            require_openvino()
+        require_backend(backend)
         self.networks = networks_of(folder)
         self.rules = Rules.of(folder, self.networks)
         self.computed_by = ""
@@ -163,7 +164,7 @@ class Predictor:
         batch = squares[..., np.newaxis].astype(np.float32)
         for step in (1, -1) if self.networks.flip else (1,):
             fine = finer[0][:, :, ::step] if finer else None
-            yield View(network.model, batch[:, :, ::step], step, fine)
+            yield View(network.model, batch[:, :, ::step], step, fine, network.shape[1])
 
     def answer(self, inputs: Sequence[Inputs]) -> Answers:
         """Classify images, `BATCH_SIZE` at a time.
@@ -180,15 +181,15 @@ class Predictor:
         for network in self._loaded:
             for view in self._views(network, inputs):
                 probabilities, *features = self._run(network, view.batch)
-                if not np.isfinite(probabilities).all():
-                    raise UserError(
-                        f"{network.file} gives no finite probabilities: train it again."
-                    )
                 if network.twice:
                     size, attention = network.shape[0], features.pop()
                     closer = look_closer(view.fine, attention, size)[..., np.newaxis]
                     again, *_ = self._run(network, closer.astype(np.float32))
                     probabilities = (probabilities + again) / 2
+                if not np.isfinite(probabilities).all():
+                    raise UserError(
+                        f"{network.file} gives no finite probabilities: train it again."
+                    )
                 answers.append(probabilities)
                 if network.familiar and view.step == 1:
                     knowing.append(network.familiar)
@@ -270,13 +271,15 @@ def load_network(networks: Networks, number: int) -> keras.Model:
     return model
 
 
-def require_openvino() -> None:
-    """Refuse the backend where it is not installed.
+def require_backend(backend: str) -> None:
+    """Refuse what is none of `BACKENDS`, or not installed.
 
     Raises:
-        UserError: it is not.
+        UserError: it is.
     """
-    if find_spec("openvino") is None:
+    if backend not in BACKENDS:
+        raise UserError(f"--backend is {' or '.join(BACKENDS)}, not {shown(backend)}.")
+    if backend == "openvino" and find_spec("openvino") is None:
         raise UserError(
             "--backend openvino needs OpenVINO: pip install -e .[openvino], or leave --backend out."
         )

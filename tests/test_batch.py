@@ -348,16 +348,23 @@ def test_reading_ahead_keeps_the_order_and_is_bounded():
 
 
 def test_images_are_found_in_the_order_of_their_paths(tmp_path):
-    names = ("b/image1.png", "a/image10.png", "a/image2.jpeg", "a.png", "a\nb.png")
+    names = ("b/image1.png", "a/image10.png", "a/image2.jpeg", "a.png", "a\nb.png", "c.png\n")
     for name in (*names, "c/9.41\u202fAM.png", "c/手\u3000左.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n")
     found = find_images(tmp_path)
     readable = ["a.png", "a/image10.png", "a/image2.jpeg", "b/image1.png"]
     assert found.images == [*readable, "c/9.41\u202fAM.png", "c/手\u3000左.png"]
     assert found.left_out == [
-        "'a\\nb.png' was left out: its name is not UTF-8, or holds line breaks."
+        f"'{name}' was left out: its name is not UTF-8, or holds line breaks."
+        for name in ("a\\nb.png", "c.png\\n")
     ]
+
+
+def test_a_folder_none_of_whose_images_can_be_read_says_why(tmp_path):
+    (tmp_path / "a\nb.png").touch()
+    with pytest.raises(UserError, match=r"hold no PNG .*'a\\nb\.png' was left out: its name"):
+        find_images(tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only a process has a priority")

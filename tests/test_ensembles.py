@@ -193,6 +193,12 @@ def an_image_twice(folder):
     write_csv(path, pd.concat([splits, splits[-1:]]))
 
 
+def an_image_too_few(folder):
+    path = folder / "splits.csv"
+    splits = read_table(path)
+    write_csv(path, splits.drop(splits.index[splits["split"] == "train"][0]))
+
+
 def without_a_column(folder):
     path = folder / "manifest.csv"
     write_csv(path, read_table(path).drop(columns="study"))
@@ -221,6 +227,10 @@ def without_a_column(folder):
         (no_table, r"b/predictions\.csv is damaged .*: run 06_evaluation again\.$"),
         (no_splits, r"b/splits\.csv is damaged .*: run 03_data_preparation again\.$"),
         (an_image_twice, r"b/splits\.csv is damaged "),
+        (
+            an_image_too_few,
+            r"b/splits\.csv is damaged \(it names other images than",
+        ),
         (without_a_column, r"b/manifest\.csv is damaged .*study.*: run 02_data_preprocessing"),
     ],
 )

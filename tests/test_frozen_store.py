@@ -9,7 +9,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from small import ATTENTION, frozen_experiment, network, noise, one_sentence, stored
+from small import ATTENTION, CLASSES, frozen_experiment, network, noise, one_sentence, stored
 
 from mura_utils import frozen, training
 from mura_utils.errors import UserError
@@ -99,6 +99,18 @@ def test_whatever_changes_the_activations_changes_their_folder(weights_file):
     assert changed(model) == [False, False]
     frozen.assign(frozen + 1e-6)
     assert changed(model) == [True, True]
+
+
+@pytest.mark.parametrize("extractor", ["tensorflow", "openvino"])
+def test_a_cache_that_machines_share_knows_in_what_mixed_was_computed(extractor, monkeypatch):
+    images, settings = noise(), frozen_experiment(extractor=extractor, precision="mixed")
+    folders = set()
+    for bfloat16 in (True, False):
+        policy = "mixed_bfloat16" if bfloat16 else "float32"
+        monkeypatch.setattr(store, "multiplies_bfloat16", lambda has=bfloat16: has)
+        model = build.build_model(settings, len(CLASSES), dtype_policy=policy)
+        folders |= set(folders_of(settings, images, model))
+    assert len(folders) == 4
 
 
 def test_a_training_does_not_go_on_with_what_another_extractor_computed(monkeypatch):

@@ -5,6 +5,7 @@ import shutil
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ from mura_utils.network.build import build_model
 from mura_utils.paths import runs_dir, write_json
 from mura_utils.phantoms.dataset import draw_case
 from mura_utils.plotting.heatmaps import overlay
-from mura_utils.prediction import _targets, predict_images
-from mura_utils.predictor import _unfamiliar
+from mura_utils.prediction import _maps, _targets, predict_images
+from mura_utils.predictor import View, _unfamiliar
 from mura_utils.runs.record import write_completed
 from mura_utils.runs.stages import NOTEBOOKS
 
@@ -275,6 +276,22 @@ def test_an_image_above_the_limit_is_remarked_on(tested, tmp_path, limit, unfami
     )
     assert remarks == ({"unfamiliar": expected} if unfamiliar else {})
     assert tested(complete=5, familiar=familiar)["unfamiliar"] is None
+
+
+def test_heat_of_another_shape_of_the_image_is_not_drawn_on_it(monkeypatch):
+    gray = np.zeros((100, 200), np.uint8)
+    gray[:20, :20] = 255
+    squares = {how: resize(gray, size, how) for how, size in (("pad", 64), ("stretch", 32))}
+    views = [
+        View(SimpleNamespace(name=how), square[np.newaxis, ..., np.newaxis] * 1.0, 1, None, how)
+        for how, square in squares.items()
+    ]
+    of = SimpleNamespace(taught=False, classes=CLASSES)
+    predictor = SimpleNamespace(views=lambda _: views, networks=of)
+    monkeypatch.setattr("mura_utils.explain.layer_cam", lambda _, batch, __: batch[..., 0] / 255)
+    shown, heat = _maps(predictor, [], np.eye(1, len(CLASSES)), None)
+    np.testing.assert_allclose(heat, shown / 255)
+    np.testing.assert_array_equal(shown[0], squares["pad"])
 
 
 @pytest.mark.parametrize(

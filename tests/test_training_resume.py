@@ -25,6 +25,7 @@ from small import (
     prepare,
     python,
     squares,
+    tiny,
     train,
 )
 
@@ -330,6 +331,20 @@ def test_a_checkpoint_of_other_parameters_is_discarded_with_a_word(tmp_path, che
     assert_same(again, fresh)
 
 
+def test_weights_of_the_kept_epoch_that_are_gone_are_one_sentence(tmp_path, checkpoint):
+    shutil.copytree(checkpoint, tmp_path / ".checkpoint")
+    for kept in (tmp_path / ".checkpoint").glob("kept-*.npz"):
+        kept.unlink()
+    settings = experiment(epochs=3)
+    _, task = prepare(settings, squares())
+    interrupted = resume.Checkpoint(tmp_path / ".checkpoint", [], task, settings)
+    assert interrupted.rows
+    with pytest.raises(
+        UserError, match=r"kept-\d\.npz is damaged .*: remove .*checkpoint to start"
+    ):
+        interrupted.load_kept()
+
+
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path, checkpoint):
     shutil.copytree(checkpoint, tmp_path / ".checkpoint")
     path = tmp_path / ".checkpoint" / "state.npz"
@@ -349,6 +364,7 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, checkpoint):
         ("contents", False),
         ("order", False),
         ("the weights file", False),
+        ("the machine's precision", False),
     ],
 )
 def test_a_checkpoint_belongs_to_its_parameters_and_data(
@@ -372,7 +388,14 @@ def test_a_checkpoint_belongs_to_its_parameters_and_data(
     elif change == "the weights file":
         monkeypatch.setattr(resume, "weights_digest", lambda _: "f" * 64)
     shutil.copytree(checkpoint, tmp_path / ".checkpoint")
-    model, task = prepare(settings, images)
+    model = None
+    if change == "the machine's precision":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            model = tiny(settings)
+        finally:
+            keras.config.set_dtype_policy("float32")
+    model, task = prepare(settings, images, model)
     given = []
     monkeypatch.setattr(
         keras.Model, "fit", lambda *_, initial_epoch, **__: given.append(initial_epoch) or crash()

@@ -70,13 +70,13 @@ def find_images(folder: Path) -> Found:
     if not images:
         raise UserError(
             f"{folder} and its folders hold no PNG or JPEG, and no DICOM ({others.total():,} other "
-            "files): give the folder of the images."
+            f"files): give the folder of the images.{''.join(f' {why}' for why in left_out)}"
         )
     return Found(images, others, left_out)
 
 
 def _has_line_break(path: str) -> bool:
-    return len(path.splitlines()) > 1
+    return path.splitlines() != [path]
 
 
 def _kind(name: PurePosixPath) -> str:

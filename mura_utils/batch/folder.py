@@ -23,18 +23,16 @@ from tqdm.auto import tqdm
 from mura_utils.batch.files import find_images
 from mura_utils.batch.table import open_table
 from mura_utils.data.images import ImageFault, examine_image
-from mura_utils.errors import UserError, shown
 from mura_utils.evaluation.familiarity import FAMILIARITY
 from mura_utils.labels import probability_columns
 from mura_utils.paths import resolve
 from mura_utils.predictor import (
-    BACKENDS,
     BATCH_SIZE,
     Inputs,
     Predictor,
     familiarity_file,
     missing_of_person,
-    require_openvino,
+    require_backend,
 )
 from mura_utils.runs.ensemble import Networks, Rules, networks_of
 from mura_utils.runs.record import require_trained
@@ -85,10 +83,7 @@ def predict_folder(
     """
     place = require_trained(run)
     networks = networks_of(place)
-    if backend not in BACKENDS:
-        raise UserError(f"--backend is {' or '.join(BACKENDS)}, not {shown(backend)}.")
-    if backend == "openvino":
-        require_openvino()
+    require_backend(backend)
     folder = resolve(folder)
     found = find_images(folder)
     about = _about(place, networks, folder, backend)

@@ -42,22 +42,21 @@ def draw_close_ups(masks: Masks, rows: pd.DataFrame, rng: np.random.Generator) -
         [[0.44, 0.69, 1.62], [0.65, 0.73, 2.05], [0.5, 0.5, 1.0]]
     """
     places = masks.places[rows.index]
-    inside = {map_: np.argwhere(masks.maps[map_]) for map_ in places[places >= 0]}
     of_part = defaultdict(list)
     for part, map_ in zip(rows["body_part"], places, strict=True):
         if map_ >= 0:
             of_part[part].append(map_)
-    places_known = [*inside]
+    places_known = [*dict.fromkeys(places[places >= 0])]
     chosen = np.tile([0.5, 0.5, 1.0], (len(rows), 1))
     side = masks.maps.shape[1]
     for image, (part, place) in enumerate(zip(rows["body_part"], places, strict=True)):
-        if place == masks.UNKNOWN or not inside:
+        if place == masks.UNKNOWN or not places_known:
             continue
         if place < 0:
             others = of_part[part] or places_known
             place = others[rng.integers(len(others))]
-        finding = inside[place]
-        y, x = (finding[rng.integers(len(finding))] + 0.5) / side
+        finding = np.flatnonzero(masks.maps[place])
+        y, x = (np.array(divmod(finding[rng.integers(len(finding))], side)) + 0.5) / side
         zoom = rng.uniform(*_ZOOMS)
         half = 0.5 / zoom
         center = rng.normal((x, y), _SPREAD / zoom)

@@ -115,7 +115,8 @@ class Checkpoint(keras.callbacks.Callback, TrainingState):
         """Give the network the weights of the epoch that is kept."""
         weights = self._kept_weights
         if not weights:
-            weights, _ = read_checkpoint(self._kept(self.kept_epoch))
+            kept = self._kept(self.kept_epoch)
+            weights, _ = read_checkpoint(kept, f"remove {kept.parent} to start again")
         self.network.set_weights(weights)
 
     def discard(self) -> None:
@@ -134,5 +135,7 @@ def _checkpoint_key(task: Task, experiment: Experiment, weights: str | None) -> 
         if owner(name) <= "05" and name not in ("name", "data_dir")
     }
     shapes = [tuple(variable.shape) for variable in task.network.weights]
-    key = json.dumps([parameters, task.fingerprint, weights, shapes], sort_keys=True)
+    # What "mixed" is depends on the machine, and with it the optimizer's variables.
+    policies = sorted({layer.dtype_policy.name for layer in task.network.layers})
+    key = json.dumps([parameters, task.fingerprint, weights, shapes, policies], sort_keys=True)
     return hashlib.sha256(key.encode()).hexdigest()
