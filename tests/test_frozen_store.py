@@ -108,9 +108,20 @@ def test_a_cache_that_machines_share_knows_in_what_mixed_was_computed(extractor,
     for bfloat16 in (True, False):
         policy = "mixed_bfloat16" if bfloat16 else "float32"
         monkeypatch.setattr(store, "multiplies_bfloat16", lambda has=bfloat16: has)
+        monkeypatch.setattr(store, "dtype_policy", lambda _, used=policy: used)
         model = build.build_model(settings, len(CLASSES), dtype_policy=policy)
         folders |= set(folders_of(settings, images, model))
     assert len(folders) == 4
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_saved_network_finds_what_was_computed_in_less_than_float32(policy, monkeypatch):
+    images, settings = noise(), frozen_experiment(precision="mixed")
+    monkeypatch.setattr(store, "dtype_policy", lambda _: policy)
+    trained = build.build_model(settings, len(CLASSES), dtype_policy=policy)
+    saved = build.in_float32(trained)
+    assert saved.layers[-2].compute_dtype == "float32" != trained.layers[-2].compute_dtype
+    assert folders_of(settings, images, saved) == folders_of(settings, images, trained)
 
 
 def test_a_training_does_not_go_on_with_what_another_extractor_computed(monkeypatch):

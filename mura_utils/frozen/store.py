@@ -19,7 +19,7 @@ from mura_utils.cache import map_array
 from mura_utils.data.close_ups import draw_close_ups, zoom_in
 from mura_utils.data.dataset import Images
 from mura_utils.data.pixels import CACHE_VERSION, content_keys
-from mura_utils.devices import multiplies_bfloat16
+from mura_utils.devices import dtype_policy, multiplies_bfloat16
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.frozen.encoding import ENCODINGS, Encoding, smallest
@@ -194,9 +194,10 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
     keys = content_keys(images.root, images.rows)
     library, precision = library_and_precision(experiment)
     augmentation = Augmentation.of(experiment) if experiment.augment else None
-    computed_in = cut.prefix.layers[-1].compute_dtype
+    # Not the network's own: a saved one is in float32, whatever it was trained in.
+    computed_in = dtype_policy(experiment)
     if library == "openvino":
-        computed_in = "bfloat16" if multiplies_bfloat16() else "float32"
+        computed_in = "mixed_bfloat16" if multiplies_bfloat16() else "float32"
 
     def feature_set(rows: np.ndarray, augmentation: Augmentation | None) -> FeatureSet:
         # Without augmentation the seed has no influence; it must not keep runs from sharing it.
@@ -214,7 +215,7 @@ def feature_sets(cut: Cut, images: Images, experiment: Experiment) -> tuple[Feat
             calibrated = json.dumps([keys[row] for row in sample(images)])
             description["calibration"] = hashlib.sha256(calibrated.encode()).hexdigest()[:16]
         # What "mixed" is depends on the machine; folders of earlier versions do not name it.
-        if precision != "float32" and computed_in != "bfloat16":
+        if precision != "float32" and computed_in != "mixed_bfloat16":
             description["computed_in"] = computed_in
         if stored_as != "float16":  # which folders of earlier versions do not name
             description["stored_as"] = stored_as
