@@ -88,7 +88,7 @@ def predict_images(
     predictor = Predictor(folder, age=age, sex=sex)
     inputs = [predictor.prepare(gray) for gray, _ in examined]
     answers = predictor.answer(inputs)
-    shown, heatmaps = _maps(predictor, inputs, answers.probabilities, method)
+    shown, heatmaps, share = _maps(predictor, inputs, answers.probabilities, method)
     mark = PngInfo()
     mark.add_text(*_MARK)
     for target, pixels, heatmap in zip(targets, shown, heatmaps, strict=True):
@@ -101,7 +101,9 @@ def predict_images(
         {
             "image": str(image),
             **result,
-            "heatmap": drawn + _of_one_class(result["label"], drawn, predictor.networks.classes),
+            "heatmap": drawn
+            + share
+            + _of_one_class(result["label"], drawn, predictor.networks.classes),
             "overlay": str(target),
         }
         for image, result, target in zip(images, results, targets, strict=True)
@@ -126,14 +128,18 @@ def _examine(images: Sequence[Path]) -> list[tuple[np.ndarray, Inspection]]:
 
 def _maps(
     predictor: Predictor, inputs: Sequence[Inputs], probabilities: np.ndarray, method: str | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The images (N, S, S) at the size of the largest network, and heat-maps (N, S, S) of them."""
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """The images (N, S, S) at the size of the largest network, and heat-maps (N, S, S) of them.
+
+    The third is what is to be said of the networks that read images of another shape; "" if none.
+    """
     from mura_utils.explain import METHODS, attention_maps, layer_cam, methods_of
     from mura_utils.explain.second_look import second_look_maps
     from mura_utils.explain.targets import contrast_target
 
     views = [*predictor.views(inputs)]
     largest = max((view for view in views if view.step == 1), key=lambda view: view.batch.size)
+    asked = [view.how for view in views if view.step == 1]
     views = [view for view in views if view.how == largest.how]  # of one shape, to lie on it
     target = contrast_target(probabilities.argmax(axis=1), predictor.networks.classes)
     maps = []
@@ -152,7 +158,9 @@ def _maps(
         else:
             heat = layer_cam(model, batch, target)
         maps.append(_enlarge(heat[:, :, ::step], largest.batch.shape[1]))
-    return largest.batch[..., 0], np.mean(maps, axis=0)
+    used = asked.count(largest.how)
+    share = f"; of {used} of {len(asked)} networks, with resize = {largest.how}"
+    return largest.batch[..., 0], np.mean(maps, axis=0), share if used < len(asked) else ""
 
 
 def _of_one_class(label: str, drawn: str, classes: Sequence[str]) -> str:

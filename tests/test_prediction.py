@@ -289,7 +289,8 @@ def test_heat_of_another_shape_of_the_image_is_not_drawn_on_it(monkeypatch):
     of = SimpleNamespace(taught=False, classes=CLASSES)
     predictor = SimpleNamespace(views=lambda _: views, networks=of)
     monkeypatch.setattr("mura_utils.explain.layer_cam", lambda _, batch, __: batch[..., 0] / 255)
-    shown, heat = _maps(predictor, [], np.eye(1, len(CLASSES)), None)
+    shown, heat, share = _maps(predictor, [], np.eye(1, len(CLASSES)), None)
+    assert share == "; of 1 of 2 networks, with resize = pad"
     np.testing.assert_allclose(heat, shown / 255)
     np.testing.assert_array_equal(shown[0], squares["pad"])
 
