@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import statistics
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from mura_tree import tiny_rows, write_tree
+from small import experiment, vivid
 
 from mura_utils.experiments import Experiment, load_experiment, owner, save_experiment
+from mura_utils.network.backbone import save_weights
 from mura_utils.notebook import parameters_in
 from mura_utils.paths import REPOSITORY, read_json, read_table
 from mura_utils.runs import pipeline
@@ -30,11 +33,14 @@ TINY = {
     "data_dir": "tiny",
     "phantom_patients": 80,
     "phantom_faults": False,
+    "backbone": "mobilenet",
+    "alpha": 0.25,
     "image_size": 64,
     "pca_image_size": 16,
     "pca_images_per_class": [3],
     "epochs": 2,
     "batch_size": 16,
+    "extractor": "tensorflow",
     "bootstrap": 100,
     "scored_images": 4,
     "checked_images": 2,
@@ -194,7 +200,9 @@ def tiny(tmp_path_factory):
         nbformat.write(book, copies / "notebooks" / f"{name}.ipynb")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pipeline, "REPOSITORY", copies)
-        folder = pipeline.run_experiment(load_experiment("demo", **TINY), progress=False)
+        save_weights(vivid(experiment()).weights, copies / "vivid.npz")
+        parameters = TINY | {"weights": str(copies / "vivid.npz")}
+        folder = pipeline.run_experiment(load_experiment("demo", **parameters), progress=False)
     assert completed(folder) == list(NOTEBOOKS)
     return folder
 
@@ -269,7 +277,8 @@ def test_the_tiny_runs_heatmaps_are_scored_and_drawn(tiny):
 def test_the_tiny_run_records_every_value_and_the_model_predicts(tiny, monkeypatch, tmp_path):
     from mura_utils.prediction import predict_images
 
-    assert load_experiment(tiny / "experiment.yaml") == load_experiment("demo", **TINY)
+    kept = load_experiment(tiny / "experiment.yaml")
+    assert kept == load_experiment("demo", **TINY, weights=kept.weights)
     monkeypatch.setenv("MURA_RUNS_DIR", str(tiny.parent))
     row = read_table(tiny / "manifest.csv").iloc[0]
     image = tiny.parents[1] / "data" / "tiny" / row["path"]
@@ -279,11 +288,13 @@ def test_the_tiny_run_records_every_value_and_the_model_predicts(tiny, monkeypat
     assert Path(result["overlay"]).stat().st_size > 1000
 
 
-def test_plain_papermill_takes_an_experiments_file(tiny, tmp_path):
+def test_plain_papermill_takes_an_experiments_file(tiny, tmp_path, monkeypatch):
     import papermill
     import yaml
 
     values = yaml.safe_load((tiny / "experiment.yaml").read_text())
+    shutil.copytree(tiny, tmp_path / "runs" / "tiny")  # the tiny run itself stays complete
+    monkeypatch.setenv("MURA_RUNS_DIR", str(tmp_path / "runs"))
     papermill.execute_notebook(
         REPOSITORY / "notebooks" / "02_data_preprocessing.ipynb",
         tmp_path / "out.ipynb",
@@ -302,9 +313,10 @@ def test_plain_papermill_takes_an_experiments_file(tiny, tmp_path):
 def test_a_run_that_looks_twice_answers_with_both_looks_and_has_the_second_ones_map(tiny, tmp_path):
     twice = {
         "name": "twice", "head": "pooled", "dropout": [0.1], "mask_supervision": 4.0,
-        "second_look": True, "cache_features": "on", "views": 2, "extractor": "tensorflow",
+        "second_look": True, "cache_features": "on", "views": 2,
     }  # fmt: skip
-    save_experiment(load_experiment("demo", **TINY | twice), tmp_path / "twice.yaml")
+    again = load_experiment(tiny / "experiment.yaml", **twice)
+    save_experiment(again, tmp_path / "twice.yaml")
     runs = plan([tiny / "experiment.yaml", tmp_path / "twice.yaml"], {})
     (_, outcome) = run_sweep(runs, run_here)  # with 01 to 04 of the tiny run
     assert outcome.state == "done", outcome
