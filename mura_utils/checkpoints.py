@@ -66,6 +66,7 @@ class TrainingState:
         self.network = network
         self._began = time.perf_counter() - self.seconds
         network.optimizer.build(network.trainable_variables)
+        _build_metrics(network)
         if self.record:
             for variable, value in zip(self._variables(), self._arrays, strict=True):
                 variable.assign(value)
@@ -87,3 +88,21 @@ class TrainingState:
         counters = {id(variable) for variable in self.network.metrics_variables}
         own = [v for v in self.network.variables if id(v) not in counters]
         return own + self.network.optimizer.variables
+
+
+def _build_metrics(network: keras.Model) -> None:
+    """Make the variables of a compiled network's losses and metrics.
+
+    Left to the first step, they would have TensorFlow trace it twice. On several devices Keras
+    makes them before by itself.
+    """
+    strategy = getattr(network, "distribute_strategy", None)  # JAX has none
+    if strategy is not None and strategy.num_replicas_in_sync > 1:
+        return
+    outputs = network.output if len(network.outputs) > 1 else network.outputs[0]
+    zeros = keras.tree.map_structure(
+        lambda output: keras.ops.zeros([side or 1 for side in output.shape]), outputs
+    )
+    network.compute_loss(y=zeros, y_pred=zeros)
+    network.compute_metrics(None, zeros, zeros)
+    network.reset_metrics()

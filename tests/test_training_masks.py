@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from small import experiment, images_of, prepare, train, vivid
+from small import experiment, images_of, network, prepare, train, vivid
 
 from mura_utils import frozen
 from mura_utils.augmentation import Augmentation
@@ -103,6 +103,14 @@ def test_a_map_learns_where_findings_are(tmp_path, cache):
     maps = images.masks(rows).maps.reshape(-1, heat.shape[1], cell, heat.shape[2], cell)
     inside = maps.max(axis=(2, 4)).astype(bool)
     assert roc_auc_score(inside.ravel(), heat.ravel()) > 0.8
+
+
+@pytest.mark.parametrize("supervision", [0.0, 10.0])
+def test_the_training_step_is_traced_once(tmp_path, monkeypatch, supervision):
+    step, traced = keras.Model.train_step, []
+    monkeypatch.setattr(keras.Model, "train_step", lambda *given: traced.append(1) or step(*given))
+    train(tmp_path, pooled(epochs=1, mask_supervision=supervision), spots(12), network(pooled()))
+    assert len(traced) == 1
 
 
 def test_the_loss_ignores_what_is_unknown_and_weighs_what_is_rare():
