@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 KINDS = ("fracture", "hardware", "lesion", "joint disease")
 SEVERITIES = ("obvious", "moderate", "subtle")
@@ -132,6 +131,9 @@ SHAPES = {
 @functools.cache
 def profile(name: str) -> np.ndarray:
     """Table (7, 512) along a shape: half-width, half-depth, offsets, inner widths, marrow."""
+    # Imported here, as it takes half a second, and every command reads this module's names.
+    from scipy.interpolate import PchipInterpolator
+
     shape = SHAPES[name]
     t = (np.arange(PROFILE_ROWS) + 0.5) / PROFILE_ROWS
     knots = np.array(shape.rows, float)
