@@ -14,6 +14,9 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+# Else the first network takes all of a GPU's memory. Must be set before TensorFlow uses the GPU.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
 if "ipykernel" in sys.modules:
     from mura_utils.terminal import keep_tensorflow_out_of_notebooks
 

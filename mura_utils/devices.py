@@ -16,12 +16,10 @@ from mura_utils.sections import Training
 from mura_utils.terminal import to_the_terminal
 
 
-def use_device() -> str:
-    """Let TensorFlow grow its GPU memory as needed, and say in words what it computes on."""
+def device_name() -> str:
+    """What TensorFlow computes on, in words: "CPU", or the names of the GPUs."""
     with to_the_terminal():
         gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
     if not gpus:
         return "CPU"
     names = [
@@ -39,7 +37,7 @@ def describe_machine() -> dict[str, str]:
         "processor": processor(),
         "cores": str(joblib.cpu_count()),
         "memory": memory,
-        "device": use_device(),
+        "device": device_name(),
     }
 
 

@@ -75,6 +75,13 @@ def test_importing_the_package_touches_no_file_descriptor():
     python(WATCHING + "import mura_utils, mura_utils.network.build\nassert state() == before")
 
 
+@pytest.mark.parametrize("command", ["import mura_utils", "from mura_utils import cli"])
+def test_a_network_takes_no_more_of_a_gpu_s_memory_than_it_needs(command):
+    asked = f"import os; {command}; print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
+    kept = {k: value for k, value in os.environ.items() if k != "TF_FORCE_GPU_ALLOW_GROWTH"}
+    assert python(asked, env=kept).stdout.strip() == "true"
+
+
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is for x86")
 @pytest.mark.parametrize(("chosen", "used"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
 def test_tensorflow_s_onednn_is_on_unless_the_user_says_otherwise(chosen, used):
