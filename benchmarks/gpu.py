@@ -29,7 +29,7 @@ from _gpu import Size, command_line, forward_operations
 
 from mura_utils import frozen, training
 from mura_utils.augmentation import Augmentation
-from mura_utils.devices import device_name, dtype_policy, processor
+from mura_utils.devices import dtype_policy, processor, use_device
 from mura_utils.experiments import Experiment, load_experiment
 from mura_utils.generators import augment, make_dataset
 from mura_utils.network.build import build_model
@@ -254,7 +254,7 @@ def _one_device() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if len(gpus) > 1:
         tf.config.set_visible_devices(gpus[:1], "GPU")
-    named = device_name()
+    named = use_device()
     return processor() if named == "CPU" else named.split(", ")[0]
 
 

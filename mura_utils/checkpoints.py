@@ -93,12 +93,13 @@ class TrainingState:
 def _build_metrics(network: keras.Model) -> None:
     """Make the variables of a compiled network's losses and metrics.
 
-    Left to the first step, they would have TensorFlow trace it twice. On several devices Keras
-    makes them before by itself.
+    Left to the first step, they would have TensorFlow trace it twice. With JAX, and on several
+    devices, Keras makes them before by itself.
     """
-    strategy = getattr(network, "distribute_strategy", None)  # JAX has none
-    if strategy is not None and strategy.num_replicas_in_sync > 1:
+    strategy = getattr(network, "distribute_strategy", None)  # TensorFlow's alone
+    if strategy is None or strategy.num_replicas_in_sync > 1:
         return
+    # A list of one output is a tensor in the first step: the loss of a list would read one row.
     outputs = network.output if len(network.outputs) > 1 else network.outputs[0]
     zeros = keras.tree.map_structure(
         lambda output: keras.ops.zeros([side or 1 for side in output.shape]), outputs

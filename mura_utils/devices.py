@@ -16,9 +16,10 @@ from mura_utils.sections import Training
 from mura_utils.terminal import to_the_terminal
 
 
-def device_name() -> str:
-    """What TensorFlow computes on, in words: "CPU", or the names of the GPUs."""
+def use_device() -> str:
+    """Start what TensorFlow computes on, and name it: "CPU", or the GPUs."""
     with to_the_terminal():
+        tf.config.list_logical_devices()  # starts them, and TensorFlow writes of it
         gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return "CPU"
@@ -37,7 +38,7 @@ def describe_machine() -> dict[str, str]:
         "processor": processor(),
         "cores": str(joblib.cpu_count()),
         "memory": memory,
-        "device": device_name(),
+        "device": use_device(),
     }
 
 

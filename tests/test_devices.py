@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import keras
 import pytest
 import tensorflow as tf
@@ -35,6 +37,22 @@ def test_mixed_is_what_the_machine_is_quick_with(monkeypatch, gpus, flags, backb
     for precision in ("float32", "int8"):
         other = mixed.model_copy(update={"precision": precision})
         assert devices.dtype_policy(other) == "float32"
+
+
+def test_what_tensorflow_writes_when_it_starts_a_device_goes_to_the_terminal(monkeypatch):
+    inside, started = [], []
+
+    @contextmanager
+    def terminal():
+        inside.append(True)
+        yield
+        inside.pop()
+
+    monkeypatch.setattr(devices, "to_the_terminal", terminal)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda: started.extend(inside))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert devices.use_device() == "CPU"
+    assert started == [True]
 
 
 def test_depthwise_backbones_are_marked():

@@ -201,8 +201,8 @@ def tiny(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pipeline, "REPOSITORY", copies)
         save_weights(vivid(experiment()).weights, copies / "vivid.npz")
-        parameters = TINY | {"weights": str(copies / "vivid.npz")}
-        folder = pipeline.run_experiment(load_experiment("demo", **parameters), progress=False)
+        parameters = load_experiment("demo", **TINY, weights=str(copies / "vivid.npz"))
+        folder = pipeline.run_experiment(parameters, progress=False)
     assert completed(folder) == list(NOTEBOOKS)
     return folder
 
@@ -315,8 +315,7 @@ def test_a_run_that_looks_twice_answers_with_both_looks_and_has_the_second_ones_
         "name": "twice", "head": "pooled", "dropout": [0.1], "mask_supervision": 4.0,
         "second_look": True, "cache_features": "on", "views": 2,
     }  # fmt: skip
-    again = load_experiment(tiny / "experiment.yaml", **twice)
-    save_experiment(again, tmp_path / "twice.yaml")
+    save_experiment(load_experiment(tiny / "experiment.yaml", **twice), tmp_path / "twice.yaml")
     runs = plan([tiny / "experiment.yaml", tmp_path / "twice.yaml"], {})
     (_, outcome) = run_sweep(runs, run_here)  # with 01 to 04 of the tiny run
     assert outcome.state == "done", outcome

@@ -70,29 +70,29 @@ def run(start="01", stop="07", overwrite=False, **changes):
 
 def test_a_failure_stops_there_says_why_and_can_be_mended(series):
     series(
-        NOTEBOOKS[1],
+        NOTEBOOKS[2],
         "from mura_utils.errors import UserError\nraise UserError('The disk is full.')",
     )
     with pytest.raises(pipeline.NotebookFailed) as caught:
         run(epochs=3)
     folder = runs_dir() / "mine"
     sentence = str(caught.value)
-    assert "02_data_preprocessing stopped: The disk is full." in sentence
-    assert str(folder / "02_data_preprocessing.ipynb") in sentence
-    assert "--from 02" in sentence
-    assert completed(folder) == list(NOTEBOOKS[:1])
-    assert not (folder / "03_data_preparation.ipynb").exists()
-    failed = nbformat.read(folder / "02_data_preprocessing.ipynb", as_version=4)
+    assert "03_data_preparation stopped: The disk is full." in sentence
+    assert str(folder / "03_data_preparation.ipynb") in sentence
+    assert "--from 03" in sentence
+    assert completed(folder) == list(NOTEBOOKS[:2])
+    assert not (folder / "04_data_transformation.ipynb").exists()
+    failed = nbformat.read(folder / "03_data_preparation.ipynb", as_version=4)
     outputs = [
         output for cell in failed.cells if cell.cell_type == "code" for output in cell.outputs
     ]
     (error,) = [output for output in outputs if output.output_type == "error"]
     assert error.traceback == ["UserError: The disk is full."]
 
-    series(NOTEBOOKS[1])
-    run(start="02", stop="03", epochs=3)
-    assert completed(folder) == list(NOTEBOOKS[:3])
-    assert (folder / "03_data_preparation.txt").read_text() == "3"
+    series(NOTEBOOKS[2])
+    run(start="03", stop="05", epochs=3)
+    assert completed(folder) == list(NOTEBOOKS[:5])
+    assert (folder / "05_modeling.txt").read_text() == "3"
 
 
 def test_a_used_name_is_refused_and_replaced_only_when_asked(instant):
@@ -243,12 +243,12 @@ def test_a_kernel_that_does_not_start_is_one_sentence_and_changes_nothing(
 
 
 def test_going_on_makes_the_later_notebooks_out_of_date_before_the_first_cell(series):
-    folder = run(stop="03")
-    series(NOTEBOOKS[1], "raise ValueError('diverged')")
+    folder = run(stop="06")
+    series(NOTEBOOKS[4], "raise ValueError('diverged')")
     with pytest.raises(pipeline.NotebookFailed):
-        run(start="02", epochs=7)
-    assert completed(folder) == list(NOTEBOOKS[:1])
-    assert (folder / "02_data_preprocessing.txt").read_text() != "7", "the old artefact lies there"
+        run(start="05", epochs=7)
+    assert completed(folder) == list(NOTEBOOKS[:4])
+    assert (folder / "05_modeling.txt").read_text() != "7", "the old artefact lies there"
 
 
 def test_a_run_at_work_is_neither_replaced_nor_gone_on_with(instant):

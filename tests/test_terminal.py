@@ -75,19 +75,24 @@ def test_importing_the_package_touches_no_file_descriptor():
     python(WATCHING + "import mura_utils, mura_utils.network.build\nassert state() == before")
 
 
-@pytest.mark.parametrize("command", ["import mura_utils", "from mura_utils import cli"])
-def test_a_network_takes_no_more_of_a_gpu_s_memory_than_it_needs(command):
-    asked = f"import os; {command}; print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
-    kept = {k: value for k, value in os.environ.items() if k != "TF_FORCE_GPU_ALLOW_GROWTH"}
-    assert python(asked, env=kept).stdout.strip() == "true"
+X86 = platform.machine() in ("x86_64", "AMD64")
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is for x86")
-@pytest.mark.parametrize(("chosen", "used"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
-def test_tensorflow_s_onednn_is_on_unless_the_user_says_otherwise(chosen, used):
-    kept = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
-    asked = "import os, mura_utils; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
-    assert python(asked, env=kept | chosen).stdout.strip() == used
+@pytest.mark.parametrize(
+    ("variable", "ours", "theirs"),
+    [
+        pytest.param(
+            *("TF_ENABLE_ONEDNN_OPTS", "1", "0"),
+            marks=pytest.mark.skipif(not X86, reason="oneDNN is for x86"),
+        ),
+        ("TF_FORCE_GPU_ALLOW_GROWTH", "true", "false"),
+    ],
+)
+def test_tensorflow_is_set_up_unless_the_user_says_otherwise(variable, ours, theirs):
+    kept = {name: value for name, value in os.environ.items() if name != variable}
+    asked = f"import os, mura_utils; print(os.environ[{variable!r}])"
+    for chosen, used in (({}, ours), ({variable: theirs}, theirs)):
+        assert python(asked, env=kept | chosen).stdout.strip() == used
 
 
 def test_in_a_notebook_what_tensorflow_s_import_writes_goes_to_the_terminal(tmp_path):

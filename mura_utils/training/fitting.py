@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm.keras import TqdmCallback
 
 from mura_utils import frozen
-from mura_utils.devices import device_name
+from mura_utils.devices import use_device
 from mura_utils.errors import UserError
 from mura_utils.experiments import Experiment
 from mura_utils.network.build import in_float32, parameter_counts
@@ -223,7 +223,7 @@ def describe_training(
         "seconds": round(training.seconds, 1),
         "stored_activations": stored.on,
         "weights_sha256": training.weights_sha256,
-        "device": device_name(),
+        "device": use_device(),
         "versions": versions(),
         "model_sha256": _digest(model),
     }
